@@ -1,0 +1,31 @@
+"""Dense WaveRNN (§2) on a corpus of speech.
+
+    python launch.py --mode=train --config=experiments/configs/dense.py:small \
+        --config.data.dir=DIR --workdir=RUN
+
+Variants: `paper` (896 units, 500k steps of 32 × 960; needs an accelerator),
+`small` (192 units, under 45 minutes on 2 cores) and `tiny` (seconds on a CPU,
+for tests).
+"""
+
+from wavernn_jax import config
+from wavernn_jax.errors import InputError
+
+
+def get_config(variant: str = 'paper') -> config.Config:
+  if variant == 'paper':
+    return config.Config()
+  if variant == 'small':
+    return config.Config(
+        model=config.ModelConfig(units=192, projection=128),
+        optimizer=config.OptimizerConfig(learning_rate=2e-3, final_learning_rate=2e-5),
+        train=config.TrainConfig(steps=5_000, burn_in=120, eval_every=1_000, save_every=500))
+  if variant == 'tiny':
+    return config.Config(
+        model=config.ModelConfig(units=16, projection=16, channels=8, layers=1),
+        optimizer=config.OptimizerConfig(warmup_steps=5),
+        train=config.TrainConfig(steps=20, batch=4, crop=300, log_every=2, eval_every=10,
+                                 save_every=5),
+        evaluation=config.EvaluationConfig(batch=4, max_valid_utterances=2,
+                                           synthesize=1, synthesize_seconds=0.3))
+  raise InputError(f'dense.py: variant {variant!r} is unknown; expected paper, small or tiny.')

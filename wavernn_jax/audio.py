@@ -1,0 +1,443 @@
+"""Audio and mel spectrograms: 16-bit bytes (§2), reading, writing, conventions.
+
+Samples are 16-bit everywhere. A log mel equals librosa's for every convention
+that `MelConfig` can express; `check_mel` and the STEM.mel.json sidecar keep a
+spectrogram of another convention out.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import re
+import warnings
+
+import jax
+import jax.numpy as jnp
+import librosa
+import numpy as np
+import soundfile
+import soxr
+
+from wavernn_jax.config import MelConfig
+from wavernn_jax.errors import InputError
+
+_FULL_SCALE = 32_768
+_STREAMED_BYTES = 2**31 - 2**16  # programs that write to a pipe put such a length
+_CHUNK_F = 256  # frames that `utterance_log_mel` computes at a time
+_LOUD_RMS = 0.1  # speech is quieter than this white noise in some band or frame
+_FLOOR_BANDS = 4  # only a clamp gives as many bands the same lowest value
+
+
+# 16-bit samples and bytes
+
+
+def split_bytes(pcm):
+  """Returns (coarse, fine), int32 in 0..255: the bytes of pcm + 32768."""
+  value = pcm.astype(np.int32) + _FULL_SCALE
+  return value >> 8, value & 255
+
+
+def join_bytes(coarse, fine):
+  """Returns the int16 samples of which `split_bytes` gives coarse and fine."""
+  return (coarse.astype(np.int32) * 256 + fine - _FULL_SCALE).astype(np.int16)
+
+
+def scale_byte(byte):
+  """Returns float32 in [-1, 1]."""
+  return byte.astype(np.float32) / 127.5 - 1
+
+
+# Files
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioFile:
+  """What the header of an audio file says; `read` decodes a part of it."""
+
+  path: str
+  sample_rate: int  # Hz
+  channels: int
+  frames: int  # samples per channel
+
+  def read(self, start: int, stop: int) -> np.ndarray:
+    """Returns samples start..stop, int16 mono, by seeking.
+
+    Channels are averaged, other sample formats rounded to 16 bits; what lies
+    beyond full scale is clipped with a UserWarning.
+
+    Raises:
+      InputError: if the file is damaged, truncated or holds non-finite values.
+    """
+    return _to_int16(self._decode(start, stop), self.path)
+
+  def _decode(self, start: int, stop: int) -> np.ndarray:
+    """Returns mono samples in 16-bit steps: exact int16, otherwise float64."""
+    if not 0 <= start <= stop <= self.frames:
+      raise ValueError(f'{self.path}: {start}..{stop} is not in 0..{self.frames}')
+    with _decoding(self.path), soundfile.SoundFile(self.path) as file:
+      exact = file.subtype == 'PCM_16'
+      file.seek(start)
+      pcm_TxC = file.read(stop - start, 'int16' if exact else 'float64', always_2d=True)
+    if len(pcm_TxC) < stop - start:
+      raise InputError(
+          f'{self.path}: truncated: samples end at {start + len(pcm_TxC)}, the header '
+          f'says {self.frames}; copy or convert the file again.')
+    if exact and self.channels == 1:
+      return pcm_TxC[:, 0]
+    if not np.isfinite(pcm_TxC).all():
+      raise InputError(
+          f'{self.path}: found NaN or infinite samples in {start}..{stop}, expected '
+          'finite values; export the file again.')
+    return pcm_TxC.mean(1) * (1 if exact else _FULL_SCALE)
+
+
+def open_audio(path) -> AudioFile:
+  """Reads the header of an audio file.
+
+  Raises:
+    InputError: if it is unreadable, empty, truncated or gives no length.
+  """
+  path = os.fspath(path)
+  with _decoding(path):
+    info = soundfile.info(path, verbose=True)
+  if info.frames == 0:
+    raise InputError(
+        f'{path}: holds no samples (or its header says so), expected speech; '
+        'remove the file or convert it again.')
+  if info.frames == np.iinfo(np.int64).max:
+    raise InputError(
+        f'{path}: its header gives no length; convert it again, writing to a file '
+        'instead of a pipe.')
+  # libsndfile shortens `frames` of a truncated WAV and only logs that it did.
+  cut = re.search(r'^data : (\d+) \(should be (\d+)\)', info.extra_info, re.MULTILINE)
+  if cut and int(cut[2]) < int(cut[1]) < _STREAMED_BYTES:
+    raise InputError(
+        f'{path}: truncated: found {cut[2]} bytes of samples, the header says '
+        f'{cut[1]}; copy or convert the file again.')
+  return AudioFile(path, info.samplerate, info.channels, info.frames)
+
+
+def read_audio(path, sample_rate: int) -> np.ndarray:
+  """Returns a whole file, int16 mono, resampled to `sample_rate` if it differs.
+
+  Raises:
+    InputError: as `open_audio` and `AudioFile.read`.
+  """
+  file = open_audio(path)
+  pcm = file._decode(0, file.frames)
+  if file.sample_rate != sample_rate:
+    pcm = soxr.resample(pcm.astype(np.float64), file.sample_rate, sample_rate, 'VHQ')
+  return _to_int16(pcm, file.path)
+
+
+def write_wav(path, pcm, sample_rate: int) -> None:
+  """Writes int16 mono; no reader ever sees an unfinished file.
+
+  Raises:
+    InputError: if the folder cannot be written to.
+  """
+  if pcm.dtype != np.int16:
+    raise TypeError(f'{path}: expected int16 samples, found {pcm.dtype}')
+  with _replacing(path) as file:
+    soundfile.write(file, np.asarray(pcm), sample_rate, 'PCM_16', format='WAV')
+
+
+def _to_int16(pcm, path: str) -> np.ndarray:
+  if pcm.dtype == np.int16:
+    return pcm
+  if pcm.size and np.abs(pcm).max() > _FULL_SCALE:
+    # No count in the message: Python then shows it once a file, not once a crop.
+    warnings.warn(f'{path}: samples beyond full scale are clipped; lower its gain.',
+                  stacklevel=3)
+  return np.clip(np.rint(pcm), -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
+
+
+@contextlib.contextmanager
+def _decoding(path: str):
+  try:
+    yield
+  except soundfile.LibsndfileError as e:
+    reason = e.error_string if os.path.isfile(path) else 'there is no such file'
+    raise InputError(
+        f'{path}: cannot be read as audio ({reason}): missing, damaged, truncated or of '
+        'another format; expected a wav or flac file: copy or convert it again.') from e
+
+
+@contextlib.contextmanager
+def _replacing(path):
+  """Gives a binary file that takes the name `path` once it is complete."""
+  path = pathlib.Path(path)
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  try:
+    with open(temporary, 'wb') as file:
+      yield file
+    os.replace(temporary, path)
+  except OSError as e:
+    raise InputError(
+        f'{path}: cannot be written ({e.strerror or e}); give an existing folder that '
+        'you may write to, with space left.') from e
+  finally:
+    with contextlib.suppress(OSError):
+      temporary.unlink()
+
+
+# Mel spectrograms
+
+
+def check_mel_config(mel: MelConfig) -> None:
+  """Raises InputError, naming all fields that are wrong."""
+  positive = ('sample_rate', 'n_fft', 'window', 'hop', 'bands', 'power', 'clamp')
+  rules = [(getattr(mel, f) > 0, f, 'above 0') for f in positive] + [
+      (mel.n_fft % 2 == 0, 'n_fft', 'even'),
+      (mel.window <= mel.n_fft, 'window', f'at most n_fft = {mel.n_fft}'),
+      (mel.hop <= mel.window, 'hop', f'at most window = {mel.window}'),
+      (mel.center or mel.hop % 2 == 0, 'hop', 'even where center is False'),
+      (0 <= mel.fmin < mel.fmax, 'fmin', f'in 0..fmax = {mel.fmax}'),
+      (mel.fmax <= mel.sample_rate / 2, 'fmax', f'at most {mel.sample_rate / 2} Hz'),
+      (mel.power_floor >= 0, 'power_floor', '0 or above'),
+      (mel.mel_scale in ('slaney', 'htk'), 'mel_scale', "'slaney' or 'htk'"),
+      (mel.mel_norm in ('slaney', 'none'), 'mel_norm', "'slaney' or 'none'"),
+      (mel.log in ('e', '10'), 'log', "'e' or '10'"),
+      (mel.pad_mode in ('reflect', 'constant'), 'pad_mode', "'reflect' or 'constant'"),
+  ]
+  wrong = [f'config.mel.{field}: found {getattr(mel, field)!r}, expected {expected}'
+           for holds, field, expected in rules if not holds]
+  if wrong:
+    raise InputError('; '.join(wrong) + '. Correct the config, or take a mel preset.')
+
+
+def mel_floor(mel: MelConfig) -> float:
+  """Returns the lowest value of a log mel."""
+  return float(_log(np.float64(mel.clamp), mel, np))
+
+
+def edge_padding(mel: MelConfig) -> int:
+  """Returns how many samples an utterance is padded by at either end."""
+  return mel.n_fft // 2 if mel.center else (mel.n_fft - mel.hop) // 2
+
+
+def frame_count(samples: int, mel: MelConfig) -> int:
+  """Returns the frames of an utterance that `pad_edges` has padded."""
+  if not samples:
+    return 0
+  return 1 + (samples + 2 * edge_padding(mel) - mel.n_fft) // mel.hop
+
+
+def frame_offset(mel: MelConfig) -> int:
+  """Returns o such that frame f is centred on sample f·hop + o."""
+  return 0 if mel.center else mel.hop // 2
+
+
+def pad_edges(pcm: np.ndarray, mel: MelConfig) -> np.ndarray:
+  """Pads a whole utterance as the convention says."""
+  return np.pad(pcm, edge_padding(mel), mel.pad_mode)
+
+
+def log_mel(window_BxN, mel: MelConfig):
+  """Returns the log mel, BxFxM with F = 1 + (N - n_fft)//hop, without padding.
+
+  Pure jnp, float32. int16 samples are scaled by 1/32768.
+  """
+  if window_BxN.dtype == jnp.int16:
+    window_BxN = window_BxN.astype(jnp.float32) / _FULL_SCALE
+  frames_BxFxW = _frames(window_BxN, mel) * _hann(mel.window).astype(np.float32)
+  # The window's place inside n_fft changes phases only.
+  stft_BxFxK = jnp.fft.rfft(frames_BxFxW, mel.n_fft)
+  power_BxFxK = stft_BxFxK.real**2 + stft_BxFxK.imag**2 + mel.power_floor
+  spectrum_BxFxK = (
+      jnp.sqrt(power_BxFxK) if mel.power == 1 else power_BxFxK ** (mel.power / 2))
+  # 'highest': accelerators would round the inputs to 10 bits or fewer.
+  mel_BxFxM = jnp.einsum('bfk,mk->bfm', spectrum_BxFxK, _filterbank(mel),
+                         precision='highest')
+  return _log(jnp.maximum(mel_BxFxM, mel.clamp), mel, jnp)
+
+
+def utterance_log_mel(pcm: np.ndarray, mel: MelConfig) -> np.ndarray:
+  """Returns the log mel of a whole utterance of any length, FxM float32.
+
+  It is computed in pieces of one size: one compilation, bounded memory.
+  """
+  frames = frame_count(len(pcm), mel)
+  padded = pad_edges(pcm, mel) if frames else pcm
+  chunk_N = (_CHUNK_F - 1) * mel.hop + mel.n_fft
+  log_mel_chunk = _compiled_log_mel(dataclasses.astuple(mel))
+  pieces = [np.zeros((0, mel.bands), np.float32)]
+  for first in range(0, frames, _CHUNK_F):
+    window = padded[first * mel.hop:][:chunk_N]
+    window = np.pad(window, (0, chunk_N - len(window)))
+    pieces.append(np.asarray(log_mel_chunk(window[None])[0, :frames - first]))
+  return np.concatenate(pieces)
+
+
+def _frames(window_BxN, mel: MelConfig):
+  """Cuts the `window` samples that a Hann window centred in n_fft keeps, BxFxW.
+
+  Frames are shifted slices of blocks of `hop` samples: no gather, any hop.
+  """
+  B, N = window_BxN.shape
+  F = 1 + (N - mel.n_fft) // mel.hop
+  if N < mel.n_fft:
+    raise ValueError(f'{N} samples hold no frame of n_fft = {mel.n_fft}')
+  shifts = -(-mel.window // mel.hop)
+  first = (mel.n_fft - mel.window) // 2
+  needed = (F + shifts - 1) * mel.hop
+  window_BxN = window_BxN[:, first:first + needed]
+  missing = needed - window_BxN.shape[1]  # of a last block that no frame uses whole
+  blocks = jnp.pad(window_BxN, ((0, 0), (0, missing))).reshape(B, -1, mel.hop)
+  shifted = [blocks[:, s:s + F] for s in range(shifts)]
+  return jnp.concatenate(shifted, axis=-1)[..., :mel.window]
+
+
+def _hann(length: int) -> np.ndarray:
+  return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
+
+
+def _filterbank(mel: MelConfig) -> np.ndarray:
+  """Returns the filters, MxK with K = n_fft/2 + 1."""
+  return librosa.filters.mel(
+      sr=mel.sample_rate, n_fft=mel.n_fft, n_mels=mel.bands, fmin=mel.fmin, fmax=mel.fmax,
+      htk=mel.mel_scale == 'htk', norm=None if mel.mel_norm == 'none' else mel.mel_norm)
+
+
+def _log(x, mel: MelConfig, numpy):
+  return numpy.log10(x) if mel.log == '10' else numpy.log(x)
+
+
+@functools.cache
+def _compiled_log_mel(mel_fields: tuple):
+  mel = MelConfig(*mel_fields)  # configs are mutable: the key holds their values
+  return jax.jit(lambda window_BxN: log_mel(window_BxN, mel))
+
+
+# Spectrograms of others
+
+
+def check_mel(array, mel: MelConfig, name: str, slack: float = 1e-3) -> np.ndarray:
+  """Returns a user's log mel as FxM float32, if it can be of this convention.
+
+  Args:
+    array: [bands, frames] (librosa, Tacotron 2, HiFi-GAN) or, where only the
+      second axis has the number of bands, [frames, bands]. A leading axis of
+      length 1 is dropped.
+    mel: the convention expected.
+    name: the file, for messages.
+    slack: how far below the floor values may lie; the output of a TTS model
+      undershoots it by more than rounding does.
+
+  Raises:
+    InputError: if shape, type or values rule the convention out.
+  """
+  mel_FxM = _frames_by_bands(array, mel, name)
+  if not np.isfinite(mel_FxM).all():
+    raise InputError(f'{name}: found NaN or infinite values, expected a finite log mel; '
+                     'make it again.')
+  problem = _other_convention(mel_FxM, mel, slack)
+  if problem:
+    raise InputError(
+        f'{name}: {problem}: not a log mel of convention {mel.name!r} (log {mel.log}, '
+        f'clamp {mel.clamp}, power {mel.power}). Make it by that convention, or set '
+        'config.mel to the one it has and use a model trained with it.')
+  return mel_FxM.astype(np.float32)
+
+
+def write_mel(path, mel_FxM, mel: MelConfig) -> None:
+  """Writes [bands, frames] to path and the convention to STEM.mel.json beside it.
+
+  Raises:
+    InputError: if the folder cannot be written to.
+  """
+  with _replacing(pathlib.Path(path).with_suffix('.mel.json')) as file:
+    file.write(json.dumps(dataclasses.asdict(mel), indent=1).encode())
+  with _replacing(path) as file:
+    np.save(file, np.asarray(mel_FxM).T, allow_pickle=False)
+
+
+def read_mel(path, mel: MelConfig, slack: float = 1e-3) -> np.ndarray:
+  """Returns the log mel of a .npy file, FxM float32.
+
+  STEM.mel.json, or else mel.json of the folder, must agree in all fields but
+  `name` where it exists.
+
+  Raises:
+    InputError: as `check_mel`; if a file is unreadable; if the sidecar differs.
+  """
+  path = pathlib.Path(path)
+  for sidecar in (path.with_suffix('.mel.json'), path.with_name('mel.json')):
+    if sidecar.exists():
+      _check_sidecar(sidecar, mel)
+      break
+  try:
+    with open(path, 'rb') as file:
+      array = np.lib.format.read_array(file, allow_pickle=False)
+  except (OSError, ValueError, EOFError) as e:
+    raise InputError(f'{path}: cannot be read as a mel spectrogram ({e}); expected a '
+                     '.npy file of floats, without pickled objects.') from e
+  return check_mel(array, mel, str(path), slack)
+
+
+def _check_sidecar(path: pathlib.Path, mel: MelConfig) -> None:
+  try:
+    found = dict(json.loads(path.read_text()))
+  except (OSError, ValueError, TypeError) as e:
+    raise InputError(f'{path}: cannot be read ({e}); expected a JSON object with the '
+                     'fields of MelConfig: correct or remove it.') from e
+  expected = dataclasses.asdict(mel)
+  differing = [f'{field} (found {found.get(field)!r}, expected {expected.get(field)!r})'
+               for field in dict(expected, **found)
+               if field != 'name' and found.get(field) != expected.get(field)]
+  if differing:
+    raise InputError(
+        f'{path}: mel convention differs from {mel.name!r} in {", ".join(differing)}. '
+        'Make the mels by that convention, or use a model trained with theirs.')
+
+
+def _frames_by_bands(array, mel: MelConfig, name: str) -> np.ndarray:
+  array = np.asarray(array)
+  squeezed = array[0] if array.ndim == 3 and len(array) == 1 else array
+  if array.dtype.kind != 'f' or squeezed.ndim != 2 or 0 in squeezed.shape:
+    found = f'{array.dtype} of shape {array.shape}'
+  elif squeezed.shape[0] == mel.bands:
+    return squeezed.T
+  elif squeezed.shape[1] == mel.bands:
+    return squeezed
+  else:
+    found = f'{array.dtype} of shape {array.shape}, with another number of bands'
+  raise InputError(
+      f'{name}: found {found}; expected floats of shape [{mel.bands} bands, frames]: '
+      f'make the mel by the convention {mel.name!r}.')
+
+
+def _other_convention(mel_FxM: np.ndarray, mel: MelConfig, slack: float) -> str:
+  """Returns why the values cannot be of this convention; '' where they can."""
+  low, high, floor = mel_FxM.min(), mel_FxM.max(), mel_floor(mel)
+  slack += abs(floor) * float(np.finfo(mel_FxM.dtype).eps)
+  loudest = _level_M(mel, (mel.window / 2)**2).max()
+  silence = max(floor, _level_M(mel, 0).min())
+  noise_M = _level_M(mel, _LOUD_RMS**2 * (_hann(mel.window)**2).sum())
+  if low < floor - slack:
+    return (f'found values down to {low:.4g}, expected none below the floor {floor:.4g} '
+            '(another clamp or log base, dB or normalised values)')
+  if high > loudest:
+    return (f'found values up to {high:.4g}, but audio at full scale gives at most '
+            f'{loudest:.4g} (not logarithmic, normalised, or of another power or log base)')
+  if low <= silence + slack:
+    return ''
+  if low == high:
+    return f'all values are {low:.4g}, expected speech (constant, or a placeholder)'
+  if (mel_FxM >= noise_M).all():
+    return (f'found values in {low:.4g}..{high:.4g}, expected some near the floor '
+            f'{floor:.4g} (normalised values)')
+  if mel_FxM.dtype != np.float16 and (mel_FxM == low).any(0).sum() >= _FLOOR_BANDS:
+    return (f'the lowest value, {low:.4g}, recurs as a floor does, expected a floor of '
+            f'{floor:.4g} (another clamp or log base, or normalised values)')
+  return ''
+
+
+def _level_M(mel: MelConfig, stft_power: float) -> np.ndarray:
+  """Returns the log mel, M, of a spectrum that is stft_power everywhere."""
+  bin_level = (stft_power + mel.power_floor) ** (mel.power / 2)
+  mel_M = np.float64(_filterbank(mel)).sum(1) * bin_level
+  return _log(np.maximum(mel_M, mel.clamp), mel, np)

@@ -1,0 +1,233 @@
+"""Configuration dataclasses, the dimension glossary and mel conventions.
+
+Dimension glossary (suffixes of array names, letters of einsums):
+
+  B  batch (crops or utterances)
+  T  audio samples (time)
+  N  audio samples of a window that is longer than the crop it surrounds
+  F  mel frames
+  M  mel bands
+  C  conditioning channels
+  H  hidden units: the first H/2 predict the coarse byte, the rest the fine one
+  G  gate pre-activations, G = 3H, ordered u (update), r (reset), e (candidate)
+  P  projection width of the output layers
+  V  values of a byte, V = 256
+
+Defaults are the paper's where it gives them; every choice of ours says so.
+"""
+
+import dataclasses
+
+from wavernn_jax.errors import InputError
+
+
+@dataclasses.dataclass
+class MelConfig:
+  """A mel convention: everything two programs must agree on to share spectrograms.
+
+  A frame is log(max(mel, clamp)) of a Hann-windowed magnitude spectrogram.
+  `center` frames are centred on sample f·hop and the audio is padded by
+  n_fft/2; otherwise the padding is (n_fft - hop)/2 and frames are centred on
+  f·hop + hop/2 (HiFi-GAN's convention).
+  """
+
+  name: str = 'wavernn24k'
+  sample_rate: int = 24_000  # Hz
+  n_fft: int = 2048
+  window: int = 1200  # samples
+  hop: int = 300  # samples
+  bands: int = 80
+  fmin: float = 40.0  # Hz
+  fmax: float = 12_000.0  # Hz
+  power: float = 1.0  # 1: magnitude, 2: power
+  power_floor: float = 0.0  # added to |STFT|² before the root (HiFi-GAN: 1e-9)
+  mel_scale: str = 'slaney'  # or 'htk'
+  mel_norm: str = 'slaney'  # area normalisation; 'none' for unit peaks
+  log: str = 'e'  # or '10'
+  clamp: float = 1e-5  # in the linear domain
+  center: bool = True
+  pad_mode: str = 'reflect'  # or 'constant' (zeros)
+
+
+def _preset(**changes) -> MelConfig:
+  return dataclasses.replace(MelConfig(), **changes)
+
+
+def mel_preset(name: str) -> MelConfig:
+  """Returns a named convention.
+
+  Sources: `tacotron2` is NVIDIA/tacotron2's, `hifigan` jik876/hifi-gan's
+  config_v1, `parallel_wavegan24k` kan-bayashi/ParallelWaveGAN's and ESPnet's
+  24 kHz recipes (before their mean-variance normalisation).
+
+  Raises:
+    InputError: if there is no such preset.
+  """
+  presets = (
+      MelConfig(),
+      _preset(name='tacotron2', sample_rate=22_050, n_fft=1024, window=1024,
+              hop=256, fmin=0.0, fmax=8_000.0),
+      _preset(name='hifigan', sample_rate=22_050, n_fft=1024, window=1024,
+              hop=256, fmin=0.0, fmax=8_000.0, power_floor=1e-9, center=False),
+      _preset(name='parallel_wavegan24k', fmin=80.0, fmax=7_600.0, log='10',
+              clamp=1e-10),
+  )
+  by_name = {p.name: p for p in presets}
+  if name not in by_name:
+    raise InputError(
+        f'mel convention {name!r} is unknown; expected one of '
+        f'{sorted(by_name)}, or set the fields of config.mel one by one.')
+  return by_name[name]
+
+
+@dataclasses.dataclass
+class DataConfig:
+  """Where audio comes from and how crops are read."""
+
+  dir: str = ''  # folders train/valid/test, or one folder split by name hash
+  mels: str = 'audio'  # 'audio': computed; 'paired': STEM.npy beside STEM.wav
+  valid_fraction: float = 0.05  # of the files, when one folder is split
+  test_fraction: float = 0.05
+  skip_bad: bool = False  # leave unusable files out instead of stopping
+  check: bool = True  # decode every file once before training
+  workers: int = 0  # loader processes; 0 reads in threads of this process
+  cache_mb: int = 2048  # a corpus that fits is held decoded when workers == 0
+
+
+@dataclasses.dataclass
+class ModelConfig:
+  """§2. The conditioning network is our choice: the paper does not give one."""
+
+  units: int = 896  # H, even
+  projection: int = 448  # P; the paper does not give it: half of H
+  channels: int = 128  # C
+  layers: int = 3  # convolutions of the conditioning stack
+  kernel: int = 3  # frames, odd
+  compute_dtype: str = 'float32'  # or 'bfloat16': matmul inputs; float32 sums
+
+
+@dataclasses.dataclass
+class OptimizerConfig:
+  """Adam. The paper gives neither optimiser, batch nor learning rate."""
+
+  learning_rate: float = 1e-3
+  final_learning_rate: float = 1e-5
+  warmup_steps: int = 500
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-8
+  clip_norm: float = 1.0  # global gradient norm
+  ema_decay: float = 0.999  # of the weights that are evaluated and synthesised
+
+
+@dataclasses.dataclass
+class TrainConfig:
+  steps: int = 500_000  # paper
+  batch: int = 32
+  crop: int = 960  # samples, paper
+  burn_in: int = 0  # first samples of a crop that carry no loss
+  input_noise: float = 0.0  # std of noise on the inputs c, f in [-1, 1]
+  seed: int = 0
+  log_every: int = 50  # steps
+  eval_every: int = 2_000  # steps; also writes TensorBoard audio
+  save_every: int = 1_000  # steps
+  keep: int = 3  # last checkpoints; the best by valid NLL is kept besides
+  cpu_devices: int = 1  # XLA CPU devices; data parallel over all of them
+
+
+@dataclasses.dataclass
+class EvaluationConfig:
+  batch: int = 16  # utterances
+  block_frames: int = 16  # frames of an evaluation or synthesis block
+  max_valid_utterances: int = 0  # during training; 0: all
+  synthesize: int = 2  # valid utterances synthesised at each evaluation
+  synthesize_seconds: float = 3.0  # of each of them
+  bootstrap: int = 2_000  # resamplings of utterances
+
+
+@dataclasses.dataclass
+class Config:
+  model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+  mel: MelConfig = dataclasses.field(default_factory=MelConfig)
+  data: DataConfig = dataclasses.field(default_factory=DataConfig)
+  optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+  train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+  evaluation: EvaluationConfig = dataclasses.field(
+      default_factory=EvaluationConfig)
+  init_from: str = ''  # a run whose EMA weights start this one (fine-tuning)
+
+
+def to_dict(config) -> dict:
+  """A configuration as nested dicts, for JSON."""
+  return dataclasses.asdict(config)
+
+
+def from_dict(values: dict, kind=Config, where: str = 'config'):
+  """The configuration that `to_dict` gave; unknown or missing fields are errors.
+
+  Raises:
+    InputError: naming the field.
+  """
+  fields = {f.name: f for f in dataclasses.fields(kind)}
+  if set(values) != set(fields):
+    raise InputError(
+        f'{where}: found fields {sorted(set(values) - set(fields))} too many and '
+        f'{sorted(set(fields) - set(values))} missing; was it written by another version?')
+  default = kind()
+  return kind(**{
+      name: from_dict(value, type(getattr(default, name)), f'{where}.{name}')
+            if dataclasses.is_dataclass(getattr(default, name)) else value
+      for name, value in values.items()})
+
+
+def differences(a: dict, b: dict, where: str = 'config') -> dict[str, tuple]:
+  """Fields in which two `to_dict`s differ: name -> (value in a, value in b)."""
+  found = {}
+  for key in {**a, **b}:
+    name, left, right = f'{where}.{key}', a.get(key), b.get(key)
+    if isinstance(left, dict) and isinstance(right, dict):
+      found |= differences(left, right, name)
+    elif left != right:
+      found[name] = (left, right)
+  return found
+
+
+def check(config: Config) -> None:
+  """Raises InputError, naming every field whose value cannot be.
+
+  The mel convention has its own check, `audio.check_mel_config`.
+  """
+  m, t, o, e = config.model, config.train, config.optimizer, config.evaluation
+  rules = [
+      (m.units > 0 and m.units % 2 == 0, 'model.units', m.units,
+       'a positive even number: half predict the coarse byte, half the fine one'),
+      (m.projection > 0, 'model.projection', m.projection, 'a positive number'),
+      (m.channels > 0, 'model.channels', m.channels, 'a positive number'),
+      (m.layers > 0, 'model.layers', m.layers, 'a positive number'),
+      (m.kernel > 0 and m.kernel % 2 == 1, 'model.kernel', m.kernel, 'a positive odd number'),
+      (m.compute_dtype in ('float32', 'bfloat16'), 'model.compute_dtype', m.compute_dtype,
+       "'float32' or 'bfloat16'"),
+      (config.data.mels in ('audio', 'paired'), 'data.mels', config.data.mels,
+       "'audio' or 'paired'"),
+      (0 < config.data.valid_fraction < 0.5, 'data.valid_fraction',
+       config.data.valid_fraction, 'between 0 and 0.5'),
+      (0 < config.data.test_fraction < 0.5, 'data.test_fraction',
+       config.data.test_fraction, 'between 0 and 0.5'),
+      (config.data.workers >= 0, 'data.workers', config.data.workers, '0 or more'),
+      (o.learning_rate > 0, 'optimizer.learning_rate', o.learning_rate, 'above 0'),
+      (o.clip_norm > 0, 'optimizer.clip_norm', o.clip_norm, 'above 0'),
+      (0 <= o.ema_decay < 1, 'optimizer.ema_decay', o.ema_decay, 'in [0, 1)'),
+      (o.warmup_steps >= 0, 'optimizer.warmup_steps', o.warmup_steps, '0 or more'),
+      (0 <= t.burn_in < t.crop, 'train.burn_in', t.burn_in, f'in 0..crop = {t.crop}'),
+      (t.input_noise >= 0, 'train.input_noise', t.input_noise, '0 or more'),
+      (t.seed >= 0, 'train.seed', t.seed, '0 or more'),
+      *[(getattr(t, f) > 0, f'train.{f}', getattr(t, f), 'a positive number')
+        for f in ('steps', 'batch', 'crop', 'log_every', 'eval_every', 'save_every',
+                  'keep', 'cpu_devices')],
+      *[(getattr(e, f) > 0, f'evaluation.{f}', getattr(e, f), 'a positive number')
+        for f in ('batch', 'block_frames', 'bootstrap')],
+  ]
+  wrong = [f'--config.{field}: found {found!r}, expected {expected}'
+           for holds, field, found, expected in rules if not holds]
+  if wrong:
+    raise InputError('\n'.join(wrong))

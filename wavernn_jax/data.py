@@ -1,0 +1,364 @@
+"""A folder of audio -> batches of crops (grain), and whole held-out utterances.
+
+Nothing is preprocessed or cached on disk. A crop is read by seeking, together
+with the audio around it that its mel spectrogram depends on; the spectrogram
+itself is computed on the device (`crop_inputs`).
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+import warnings
+
+import grain
+import jax.numpy as jnp
+import numpy as np
+
+from wavernn_jax import audio
+from wavernn_jax.config import DataConfig, MelConfig
+from wavernn_jax.errors import InputError
+
+SPLITS = ('train', 'valid', 'test')
+_SUFFIXES = ('.wav', '.flac')
+_SILENT_RANGE = 4  # 16-bit steps between the extremes of a file with nothing but dither
+_SHOWN = 20  # files listed in one message
+
+
+@dataclasses.dataclass(frozen=True)
+class Utterance:
+  """One usable file. `pcm` and `mel_FxM` are held only where memory allows or asks."""
+
+  file: audio.AudioFile
+  samples: int  # at the sample rate of the mel convention
+  digest: bytes  # of the decoded samples; empty when files were not checked
+  pcm: np.ndarray | None = None
+  mel_FxM: np.ndarray | None = None  # of the .npy beside it, config.data.mels='paired'
+
+  @property
+  def path(self) -> pathlib.Path:
+    return pathlib.Path(self.file.path)
+
+  @property
+  def name(self) -> str:
+    return self.path.stem
+
+  def read(self, start: int, stop: int, sample_rate: int) -> np.ndarray:
+    """Samples start..stop, int16, at the given rate."""
+    if self.pcm is not None:
+      return self.pcm[start:stop]
+    if self.file.sample_rate == sample_rate:
+      return self.file.read(start, stop)
+    return _resampled(self.file.path, sample_rate)[start:stop]
+
+
+@functools.lru_cache(maxsize=8)
+def _resampled(path: str, sample_rate: int) -> np.ndarray:
+  return audio.read_audio(path, sample_rate)
+
+
+def utterance_mel(utterance: Utterance, mel: MelConfig) -> np.ndarray:
+  """The log mel that conditions an utterance, FxM: its own .npy or of its audio."""
+  if utterance.mel_FxM is not None:
+    return utterance.mel_FxM
+  return audio.utterance_log_mel(
+      utterance.read(0, utterance.samples, mel.sample_rate), mel)
+
+
+# Which files
+
+
+def find_audio(folder) -> list[pathlib.Path]:
+  """All wav and flac files below a folder, sorted by name.
+
+  Raises:
+    InputError: if the folder does not exist or holds none.
+  """
+  folder = pathlib.Path(folder)
+  if not folder.is_dir():
+    raise InputError(f'{folder}: no such folder; expected one with wav or flac files '
+                     '(--config.data.dir or --input).')
+  paths = sorted(p for p in folder.rglob('*')
+                 if p.suffix.lower() in _SUFFIXES and not p.name.startswith('.'))
+  if not paths:
+    raise InputError(f'{folder}: no audio found, expected wav or flac files in it or '
+                     'below; set --config.data.dir to the folder of your recordings.')
+  return paths
+
+
+def split_files(config: DataConfig) -> dict[str, list[pathlib.Path]]:
+  """Files of train, valid and test: three folders, or one split by a hash of names.
+
+  In a single folder a file's split depends on its name alone, so that adding
+  files moves none; where a held-out split would be empty it gets one file.
+  """
+  if not config.dir:
+    raise InputError('--config.data.dir is not set; expected a folder of wav or flac '
+                     'files, or one with the folders train, valid and test.')
+  root = pathlib.Path(config.dir)
+  present = [s for s in SPLITS if (root / s).is_dir()]
+  if present:
+    missing = [s for s in SPLITS if s not in present]
+    if missing:
+      raise InputError(f'{root}: has the folders {present} but not {missing}; expected '
+                       'all of train, valid and test, or none of them.')
+    return {s: find_audio(root / s) for s in SPLITS}
+  return _hash_split(find_audio(root), root, config)
+
+
+def _hash_split(paths, root, config: DataConfig):
+  if len(paths) < len(SPLITS):
+    raise InputError(f'{root}: found {len(paths)} audio files, expected at least '
+                     f'{len(SPLITS)} to split into train, valid and test.')
+  def position(path):
+    name = path.relative_to(root).with_suffix('').as_posix()
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) / 2**64
+  ranked = sorted(paths, key=position)
+  test = sum(position(p) < config.test_fraction for p in paths)
+  valid = sum(position(p) < config.test_fraction + config.valid_fraction for p in paths)
+  test = min(max(1, test), len(paths) - 2)
+  valid = min(max(test + 1, valid), len(paths) - 1)
+  return {'test': sorted(ranked[:test]), 'valid': sorted(ranked[test:valid]),
+          'train': sorted(ranked[valid:])}
+
+
+# Whether they are usable
+
+
+def load_utterances(paths, config: DataConfig, mel: MelConfig, min_samples: int,
+                    keep_pcm: bool = True) -> list[Utterance]:
+  """Opens and checks files, all in parallel, and reports all bad ones at once.
+
+  Args:
+    paths: audio files.
+    config: `check`, `skip_bad`, `mels` and `cache_mb` are used.
+    mel: convention; its sample rate is that of the utterances.
+    min_samples: shorter files are bad.
+    keep_pcm: hold decoded samples in memory if all fit into `cache_mb`.
+
+  Raises:
+    InputError: listing every unusable file, unless `config.skip_bad`.
+  """
+  keep_pcm = keep_pcm and sum(_decoded_bytes(p, mel) for p in paths) <= config.cache_mb * 2**20
+  load = functools.partial(_load, config=config, mel=mel, min_samples=min_samples,
+                           keep_pcm=keep_pcm)
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    results = list(pool.map(load, paths))
+  problems = [r for r in results if isinstance(r, str)]
+  utterances = [r for r in results if isinstance(r, Utterance)]
+  _report(problems, len(paths), config.skip_bad)
+  if not utterances:
+    raise InputError(f'none of {len(paths)} audio files is usable:\n{_listed(problems)}')
+  other_rate = sum(u.file.sample_rate != mel.sample_rate for u in utterances)
+  if other_rate:
+    warnings.warn(f'{other_rate} of {len(utterances)} files are resampled to '
+                  f'{mel.sample_rate} Hz as they are read.', stacklevel=2)
+  stereo = sum(u.file.channels > 1 for u in utterances)
+  if stereo:
+    warnings.warn(f'{stereo} of {len(utterances)} files have several channels, which '
+                  'are averaged.', stacklevel=2)
+  return utterances
+
+
+def _decoded_bytes(path, mel: MelConfig) -> int:
+  try:
+    file = audio.open_audio(path)
+  except InputError:
+    return 0  # reported by _load
+  return 2 * _samples(file, mel)
+
+
+def _samples(file: audio.AudioFile, mel: MelConfig) -> int:
+  """The length after resampling (soxr rounds half up)."""
+  if file.sample_rate == mel.sample_rate:
+    return file.frames
+  return int(file.frames * mel.sample_rate / file.sample_rate + 0.5)
+
+
+def _load(path, config: DataConfig, mel: MelConfig, min_samples: int, keep_pcm: bool):
+  """An Utterance, or a string that says what is wrong with the file."""
+  try:
+    file = audio.open_audio(path)
+    pcm, digest, samples = None, b'', _samples(file, mel)
+    if config.check or keep_pcm:
+      pcm = audio.read_audio(path, mel.sample_rate)
+      digest, samples = hashlib.blake2b(pcm.tobytes(), digest_size=16).digest(), len(pcm)
+      if int(pcm.max()) - int(pcm.min()) <= _SILENT_RANGE:
+        return f'{path}: silent (samples within {pcm.min()}..{pcm.max()}); remove it.'
+    if samples < min_samples:
+      return (f'{path}: too short: found {samples} samples, expected at least '
+              f'{min_samples}; remove or join it with others.')
+    mel_FxM = None
+    if config.mels == 'paired':
+      mel_FxM = read_paired_mel(pathlib.Path(path).with_suffix('.npy'), samples, mel)
+  except InputError as error:
+    return str(error)
+  return Utterance(file, samples, digest, pcm if keep_pcm else None, mel_FxM)
+
+
+def read_paired_mel(path, samples: int, mel: MelConfig) -> np.ndarray:
+  """The .npy mel of an utterance, cut or padded by at most two frames to its length.
+
+  Raises:
+    InputError: as `audio.read_mel`, or if the lengths disagree by more, as they
+      do when mel and config have different hops.
+  """
+  mel_FxM = audio.read_mel(path, mel)
+  expected = audio.frame_count(samples, mel)
+  if abs(len(mel_FxM) - expected) > 2:
+    raise InputError(
+        f'{path}: found {len(mel_FxM)} frames for {samples} samples, expected {expected} '
+        f'at hop {mel.hop}; was it made with a hop of about '
+        f'{samples / max(1, len(mel_FxM)):.0f}?')
+  missing = max(0, expected - len(mel_FxM))
+  return np.pad(mel_FxM[:expected], ((0, missing), (0, 0)),
+                constant_values=audio.mel_floor(mel))
+
+
+def _listed(problems) -> str:
+  more = [f'… and {len(problems) - _SHOWN} more'] if len(problems) > _SHOWN else []
+  return '\n'.join(['  ' + p for p in problems[:_SHOWN]] + more)
+
+
+def _report(problems, total: int, skip_bad: bool) -> None:
+  if problems and not skip_bad:
+    raise InputError(f'{len(problems)} of {total} audio files are unusable:\n'
+                     f'{_listed(problems)}\nMend or remove them, or leave them out with '
+                     '--config.data.skip_bad=true.')
+  if problems:
+    warnings.warn(f'{len(problems)} of {total} audio files are left out:\n'
+                  f'{_listed(problems)}', stacklevel=3)
+
+
+def check_disjoint(splits: dict[str, list[Utterance]]) -> None:
+  """Raises InputError if two splits share a file, by content, whatever its name."""
+  owner = {}
+  shared = []
+  for split, utterances in splits.items():
+    for u in utterances:
+      other, path = owner.setdefault(u.digest or u.path.resolve(), (split, u.path))
+      if other != split:
+        shared.append(f'{path} ({other}) = {u.path} ({split})')
+  if shared:
+    raise InputError(f'{len(shared)} files stand in two splits with the same samples:\n'
+                     f'{_listed(shared)}\nRemove them from one: a likelihood on heard '
+                     'speech measures nothing.')
+
+
+# Crops
+
+
+@dataclasses.dataclass(frozen=True)
+class CropShape:
+  """The static shape of a crop: T samples and what their conditioning takes."""
+
+  samples: int  # T
+  frames: int  # F, of the conditioning network
+  context: int  # frames before the one at the first sample
+
+  def window(self, mel: MelConfig) -> int:
+    """Samples N that F frames are computed from."""
+    return (self.frames - 1) * mel.hop + mel.n_fft
+
+
+def read_crop(utterance: Utterance, start: int, shape: CropShape, mel: MelConfig):
+  """One element of a batch: `pcm` 1+T from start − 1 on, and what gives its mel.
+
+  `start` is a multiple of the hop. With `mel` FxM where the utterance has its
+  own; otherwise `window` N with `first_frame` and `last_frame`, the frames that
+  exist in the utterance relative to the window's.
+  """
+  first = start // mel.hop - shape.context
+  total = audio.frame_count(utterance.samples, mel)
+  crop = {'pcm': _read_padded(utterance, start - 1, start + shape.samples, 0, mel)}
+  if utterance.mel_FxM is not None:
+    rows = np.arange(first, first + shape.frames)
+    inside = (rows >= 0) & (rows < total)
+    crop['mel'] = np.where(inside[:, None], utterance.mel_FxM[np.clip(rows, 0, total - 1)],
+                           np.float32(audio.mel_floor(mel)))
+    return crop
+  padding = audio.edge_padding(mel)
+  begin = first * mel.hop - padding
+  crop['window'] = _read_padded(utterance, begin, begin + shape.window(mel), padding, mel)
+  crop['first_frame'] = np.int32(-first)
+  crop['last_frame'] = np.int32(total - first)
+  return crop
+
+
+def _read_padded(utterance: Utterance, start: int, stop: int, padding: int, mel: MelConfig):
+  """Samples of the utterance extended by `padding` as the convention says, then by 0."""
+  total = utterance.samples
+  index = np.arange(max(start, -padding), min(stop, total + padding))
+  if padding and mel.pad_mode == 'reflect':
+    source = np.abs(index)
+    source = np.where(source >= total, 2 * (total - 1) - source, source)
+    inside = np.ones(len(index), bool)
+  else:
+    source = np.clip(index, 0, total - 1)
+    inside = (index >= 0) & (index < total)
+  out = np.zeros(stop - start, np.int16)
+  if len(index):
+    low, high = source.min(), source.max() + 1
+    pcm = utterance.read(low, high, mel.sample_rate)
+    out[index[0] - start:index[-1] + 1 - start] = np.where(inside, pcm[source - low], 0)
+  return out
+
+
+def crop_inputs(batch, mel: MelConfig):
+  """Device part: a batch of `read_crop` -> int16 pcm Bx(1+T), log mel BxFxM."""
+  if 'mel' in batch:
+    return batch['pcm'], batch['mel']
+  mel_BxFxM = audio.log_mel(batch['window'], mel)
+  frame = jnp.arange(mel_BxFxM.shape[1])
+  inside = ((frame >= batch['first_frame'][:, None]) & (frame < batch['last_frame'][:, None]))
+  return batch['pcm'], jnp.where(inside[..., None], mel_BxFxM, audio.mel_floor(mel))
+
+
+class _Slots:
+  """One slot for every crop's worth of audio: index -> utterance."""
+
+  def __init__(self, utterances, samples: int):
+    counts = [max(1, round(u.samples / samples)) for u in utterances]
+    self._utterances = utterances
+    self._owner = np.repeat(np.arange(len(utterances)), counts)
+
+  def __len__(self):
+    return len(self._owner)
+
+  def __getitem__(self, index):
+    return self._utterances[self._owner[index]]
+
+
+def crop_batches(utterances, shape: CropShape, mel: MelConfig, batch: int, seed: int,
+                 workers: int = 0, shard: tuple[int, int] = (0, 1)):
+  """An endless grain iterator over batches of random crops, a function of the seed.
+
+  Every epoch visits the utterances in proportion to their length, in a new
+  order; a crop starts at a random frame. The iterator has `get_state` and
+  `set_state`; after `set_state` it goes on with the very next batch.
+
+  Args:
+    utterances: of `load_utterances`, none shorter than T.
+    shape: of the crops.
+    mel: convention.
+    batch: crops of a global batch.
+    seed: of order and positions.
+    workers: loader processes; 0 reads in this process.
+    shard: (index, count) of this host; it yields batch / count crops.
+  """
+  def crop(utterance, rng):
+    last = (utterance.samples - shape.samples) // mel.hop
+    return read_crop(utterance, int(rng.integers(last + 1)) * mel.hop, shape, mel)
+
+  dataset = (grain.MapDataset.source(_Slots(utterances, shape.samples))
+             .seed(seed).shuffle().random_map(crop).repeat()
+             .slice(slice(shard[0], None, shard[1]))
+             .batch(batch // shard[1], drop_remainder=True))
+  in_memory = all(u.pcm is not None for u in utterances)
+  options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0) if in_memory else None
+  dataset = dataset.to_iter_dataset(options)
+  if workers:
+    dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+  return iter(dataset)

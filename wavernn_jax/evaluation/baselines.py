@@ -1,0 +1,51 @@
+"""What a likelihood is worth: bytes predicted without a model.
+
+A 16-bit sample costs 2 ln 256 = 11.09 nats if both bytes are uniform, and the
+fine byte of speech stays near its ln 256 = 5.55 for every model, so a total
+above 5 nats/sample is normal. All results are in nats/sample.
+"""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from wavernn_jax.audio import split_bytes
+
+VALUES = 256  # V, of a byte
+
+
+def _report(coarse: float, fine: float) -> dict[str, float]:
+  return {'nll': coarse + fine, 'nll_coarse': coarse, 'nll_fine': fine}
+
+
+def uniform() -> dict[str, float]:
+  """Every value of both bytes equally likely."""
+  return _report(math.log(VALUES), math.log(VALUES))
+
+
+def _count(pcm_utterances: Iterable[np.ndarray]) -> np.ndarray:
+  """Occurrences of each coarse (row 0) and fine (row 1) value, 2xV."""
+  counts_2xV = np.zeros((2, VALUES), np.int64)
+  for pcm_T in pcm_utterances:
+    for row, byte_T in zip(counts_2xV, split_bytes(pcm_T), strict=True):
+      row += np.bincount(np.asarray(byte_T), minlength=VALUES)
+  return counts_2xV
+
+
+class ByteHistogram:
+  """Marginal distribution of each byte over the training audio, add-one smoothed."""
+
+  def __init__(self, pcm_utterances: Iterable[np.ndarray]):
+    counts_2xV = _count(pcm_utterances) + 1
+    self.log_probability_2xV = np.log(
+        counts_2xV / counts_2xV.sum(axis=1, keepdims=True))
+
+  def nll(self, pcm_utterances: Iterable[np.ndarray]) -> dict[str, float]:
+    """Mean over the samples of held-out audio; NaN if there are none."""
+    counts_2xV = _count(pcm_utterances)
+    samples = counts_2xV[0].sum()
+    if not samples:
+      return _report(math.nan, math.nan)
+    nats_2 = -(counts_2xV * self.log_probability_2xV).sum(axis=1)
+    return _report(*(nats_2 / samples).tolist())

@@ -1,0 +1,88 @@
+"""Held-out likelihood over whole utterances with carried state."""
+
+import functools
+
+import numpy as np
+
+from wavernn_jax import backend, data
+from wavernn_jax.config import EvaluationConfig
+from wavernn_jax.evaluation import baselines, bootstrap
+
+
+class Evaluator:
+  """Likelihood of utterances under a model; compiled once for all parameters."""
+
+  def __init__(self, model, config: EvaluationConfig):
+    self._model, self._config = model, config
+    self._block_nats = backend.jit(functools.partial(_block_nats, model))
+
+  def utterance_nats(self, params, utterances, progress=lambda samples: None):
+    """Sums of nats over each utterance: {'coarse': U, 'fine': U}, and samples U.
+
+    Utterances are lanes of a batch that runs block by block with carried
+    state; what pads a lane carries no likelihood.
+    """
+    order = np.argsort([-u.samples for u in utterances], kind='stable')
+    sums = {byte: np.zeros(len(utterances)) for byte in ('coarse', 'fine')}
+    for first in range(0, len(order), self._config.batch):
+      lanes = order[first:first + self._config.batch]
+      for byte, nats in self._batch_nats(params, [utterances[i] for i in lanes],
+                                         progress).items():
+        sums[byte][lanes] = nats[:len(lanes)]
+    return sums, np.array([u.samples for u in utterances])
+
+  def _batch_nats(self, params, utterances, progress):
+    model, mel, frames = self._model, self._model.mel, self._config.block_frames
+    block = frames * mel.hop
+    blocks = -(-max(u.samples for u in utterances) // block)
+    batch = self._config.batch
+    pcm = np.zeros((batch, blocks * block), np.int16)
+    mels = np.full((batch, blocks * frames + 2 * model.context, mel.bands),
+                   data.audio.mel_floor(mel), np.float32)
+    lengths = np.zeros(batch, int)
+    for lane, u in enumerate(utterances):
+      lengths[lane] = u.samples
+      pcm[lane, :u.samples] = u.read(0, u.samples, mel.sample_rate)
+      mel_FxM = data.utterance_mel(u, mel)
+      mels[lane, model.context:model.context + len(mel_FxM)] = mel_FxM
+    state, sums = model.initial_state(batch), {'coarse': 0.0, 'fine': 0.0}
+    for b in range(blocks):
+      inside = np.clip(lengths - b * block, 0, block)
+      nats, state = self._block_nats(
+          params, state, pcm[:, b * block:(b + 1) * block],
+          mels[:, b * frames:(b + 1) * frames + 2 * model.context], inside)
+      # Sums over blocks in float64: an utterance has up to 10⁶ samples.
+      sums = {byte: sums[byte] + np.asarray(n, np.float64) for byte, n in nats.items()}
+      progress(int(inside.sum()))
+    return sums
+
+
+def _block_nats(model, params, state, pcm_BxT, mel_BxFxM, inside_B):
+  nats, state = model.nats(params, state, pcm_BxT, mel_BxFxM)
+  mask = np.arange(pcm_BxT.shape[1]) < inside_B[:, None]
+  return {byte: (n * mask).sum(axis=1) for byte, n in nats.items()}, state
+
+
+def summary(sums, samples_U, config: EvaluationConfig, seed: int = 0) -> dict:
+  """Nats/sample in all, with 95% bootstrap intervals over utterances.
+
+  Args:
+    sums, samples_U: of `Evaluator.utterance_nats`.
+    config: `bootstrap` resamplings.
+    seed: of the resampling.
+  """
+  parts = {'nll': sum(sums.values()), **{f'nll_{byte}': s for byte, s in sums.items()}}
+  result = {name: float(s.sum() / samples_U.sum()) for name, s in parts.items()}
+  for name, s in parts.items():
+    low, high = bootstrap.ratio_interval(s, samples_U, config.bootstrap, seed)
+    result[f'{name}_interval'] = (
+        [low, high] if np.isfinite([low, high]).all() else None)  # one utterance: none
+  return result | {'utterances': len(samples_U), 'samples': int(samples_U.sum())}
+
+
+def baseline_summary(train, held_out, sample_rate: int) -> dict:
+  """NLL of the uniform and of the marginal-histogram model on held-out utterances."""
+  def pcms(utterances):
+    return (u.read(0, u.samples, sample_rate) for u in utterances)
+  histogram = baselines.ByteHistogram(pcms(train)).nll(pcms(held_out))
+  return {'uniform': baselines.uniform(), 'histogram': histogram}

@@ -1,0 +1,93 @@
+"""Spectrogram pairs and learning curves, drawn without global pyplot state."""
+
+import math
+import os
+from pathlib import Path
+
+import librosa
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from wavernn_jax.config import MelConfig
+
+TICKS_HZ = np.array([250, 500, 1_000, 2_000, 4_000, 8_000, 16_000])
+
+
+def _figure(width: float, height: float) -> Figure:
+  figure = Figure(figsize=(width, height), dpi=120, layout='constrained')
+  FigureCanvasAgg(figure)
+  return figure
+
+
+def _band_ticks(mel: MelConfig) -> tuple[np.ndarray, np.ndarray]:
+  """Round frequencies within the bands, and the (fractional) band each falls in."""
+  centres_M = librosa.mel_frequencies(
+      mel.bands + 2, fmin=mel.fmin, fmax=mel.fmax, htk=mel.mel_scale == 'htk')[1:-1]
+  hz = TICKS_HZ[(TICKS_HZ >= centres_M[0]) & (TICKS_HZ <= centres_M[-1])]
+  return hz, np.interp(hz, centres_M, np.arange(mel.bands))
+
+
+def spectrogram_pair(target_FxM: np.ndarray, synthesis_FxM: np.ndarray,
+                     mel: MelConfig, title: str) -> Figure:
+  """Target above synthesis: one time axis in seconds, one colour scale."""
+  figure = _figure(10, 6)
+  axes = figure.subplots(2, 1, sharex=True)
+  both = np.concatenate([np.ravel(target_FxM), np.ravel(synthesis_FxM)])
+  low, high = np.percentile(both, [1, 99.9])  # a few extreme cells would eat the scale
+  hz, bands = _band_ticks(mel)
+  seconds_per_frame = mel.hop / mel.sample_rate
+  for ax, log_mel_FxM, name in zip(
+      axes, (target_FxM, synthesis_FxM), ('target', 'synthesis'), strict=True):
+    image = ax.imshow(
+        np.transpose(log_mel_FxM), origin='lower', aspect='auto', vmin=low, vmax=high,
+        interpolation='nearest', cmap='magma',
+        extent=(0, len(log_mel_FxM) * seconds_per_frame, -0.5, mel.bands - 0.5))
+    ax.set_facecolor('0.85')  # beyond the end of the shorter one
+    ax.set_yticks(bands, [f'{f:,}' for f in hz])
+    ax.set_ylabel(f'{name}\nmel band centre (Hz)')
+  axes[0].set_xlim(0, max(len(target_FxM), len(synthesis_FxM)) * seconds_per_frame)
+  axes[-1].set_xlabel('seconds')
+  figure.colorbar(image, ax=axes, label='log10 mel' if mel.log == '10' else 'ln mel')
+  figure.suptitle(title)
+  return figure
+
+
+def learning_curve(rows: list[dict]) -> Figure:
+  """Coarse and fine NLL over steps, from the rows of metrics.jsonl.
+
+  A row that holds `nll_coarse` and `nll_fine` is a training row, one that holds
+  `valid_nll_coarse` and `valid_nll_fine` an evaluation; others are skipped.
+  """
+  figure = _figure(10, 4)
+  for ax, byte in zip(figure.subplots(1, 2), ('coarse', 'fine'), strict=True):
+    for key, label, style in ((f'nll_{byte}', 'train', {'alpha': 0.5, 'linewidth': 1}),
+                              (f'valid_nll_{byte}', 'valid', {'marker': 'o', 'markersize': 4})):
+      points = {row['step']: row[key] for row in rows if key in row}  # a resumed run repeats
+      steps = sorted(points)
+      ax.plot(steps, [points[step] for step in steps], label=label, **style)
+    low, high = ax.get_ylim()
+    if low <= math.log(256) <= high:
+      ax.axhline(math.log(256), color='0.4', linestyle='--', label='uniform')
+    ax.set(title=f'{byte} byte', xlabel='step', ylabel='NLL (nats/sample)')
+    ax.xaxis.set_major_formatter('{x:,.0f}')
+    ax.grid(alpha=0.3)
+    ax.legend()
+  return figure
+
+
+def save(figure: Figure, path: str | os.PathLike) -> None:
+  """Writes a PNG; a reader finds the old file or the whole new one."""
+  path = Path(path)
+  temporary = path.with_name(f'.{path.name}.tmp')
+  try:
+    figure.savefig(temporary, format='png')
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def to_array(figure: Figure) -> np.ndarray:
+  """Pixels HxWx3 uint8, as TensorBoard takes them."""
+  figure.canvas.draw()
+  return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()

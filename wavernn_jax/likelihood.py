@@ -1,0 +1,127 @@
+"""Nats per sample of every output layer; the only losses.
+
+An output layer is softmax(O' relu(O y)), §2: a dict with `hidden` and `output`
+kernels and biases, over the V values of a byte (or of a smaller alphabet).
+"""
+
+import functools
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+BYTE_VALUES = 256  # V
+_BLOCK_ROWS = 1024  # of logits held at once by `mean_nats`: 1 MB, a level-2 cache
+
+
+def linear(layer, x, compute_dtype: str):
+  """x W + b with products in compute_dtype and sums in float32 or wider."""
+  kernel = layer['kernel'].astype(product_dtype(layer['kernel'], compute_dtype))
+  return product(x, kernel) + layer['bias']
+
+
+def product(x, kernel):
+  """x W in the kernel's type; sums in float32 or wider."""
+  return jnp.dot(x.astype(kernel.dtype), kernel,
+                 preferred_element_type=jnp.promote_types(kernel.dtype, jnp.float32))
+
+
+def product_dtype(array, compute_dtype: str):
+  """The type of matrix products: bfloat16 where asked for, else the weights' own."""
+  return jnp.bfloat16 if compute_dtype == 'bfloat16' else array.dtype
+
+
+def layer_logits(layer, y, compute_dtype: str = 'float32'):
+  """O' relu(O y): logits [..., V] of y [..., H/2]."""
+  relu = jax.nn.relu(linear(layer['hidden'], y, compute_dtype))
+  return linear(layer['output'], relu, compute_dtype)
+
+
+def categorical_nats(logits, targets):
+  """Negative log-likelihood in nats of integer targets in [0, V), of their shape."""
+  return jax.nn.logsumexp(logits, axis=-1) - jnp.where(
+      _one_hot(logits, targets), logits, 0).sum(axis=-1)
+
+
+def _one_hot(logits, targets):
+  # A comparison instead of a gather: it fuses, and its gradient is no scatter.
+  return jnp.arange(logits.shape[-1], dtype=targets.dtype) == targets[..., None]
+
+
+def layer_nats(layer, y, targets, compute_dtype: str = 'float32'):
+  """Nats of each target under the layer, of the targets' shape.
+
+  Rows are done in blocks, so that the logits of a long utterance never stand
+  in memory together.
+  """
+  rows, targets_N = y.reshape(-1, y.shape[-1]), targets.reshape(-1)
+  nats = lax.map(
+      lambda at: categorical_nats(layer_logits(layer, at[0], compute_dtype), at[1]),
+      (_blocks(rows), _blocks(targets_N)))
+  return nats.reshape(-1)[:len(rows)].reshape(targets.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def mean_nats(layer, y, targets, weight, compute_dtype: str = 'float32'):
+  """Weighted mean of `layer_nats`: sum(weight · nats) / sum(weight).
+
+  Its gradient is formed with the value, block by block: logits, softmax and
+  their gradients stay in the cache and nothing of size T·B·V is ever written.
+
+  Args:
+    layer: the output layer.
+    y: [..., H/2].
+    targets: integers [...].
+    weight: float [...], 0 for what carries no likelihood; not differentiated.
+    compute_dtype: of the products.
+  """
+  nats = layer_nats(layer, y, targets, compute_dtype)
+  return (nats * weight).sum() / jnp.maximum(weight.sum(), 1e-6)
+
+
+def _mean_nats_forward(layer, y, targets, weight, compute_dtype):
+  weight = weight / jnp.maximum(weight.sum(), 1e-6)
+  dtype = product_dtype(layer['output']['kernel'], compute_dtype)
+  kernel1, kernel2 = (layer[k]['kernel'].astype(dtype) for k in ('hidden', 'output'))
+  transposed1, transposed2 = lax.optimization_barrier((kernel1.T, kernel2.T))
+
+  def block(sums, at):
+    y, targets, weight = at
+    relu = jax.nn.relu(product(y, kernel1) + layer['hidden']['bias'])
+    logits = product(relu, kernel2) + layer['output']['bias']
+    exp = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
+    total = exp.sum(axis=-1, keepdims=True)
+    chosen = _one_hot(logits, targets)
+    nats = jnp.log(total[:, 0]) - jnp.where(
+        chosen, logits - logits.max(axis=-1, keepdims=True), 0).sum(axis=-1)
+    dlogits = weight[:, None] * (exp / total - chosen)
+    drelu = jnp.where(relu > 0, product(dlogits, transposed2), 0)
+    new = {'value': (nats * weight).sum(),
+           'hidden': {'kernel': product(y.T, drelu.astype(dtype)), 'bias': drelu.sum(0)},
+           'output': {'kernel': product(relu.T, dlogits.astype(dtype)),
+                      'bias': dlogits.sum(0)}}
+    return jax.tree.map(jnp.add, sums, new), product(drelu, transposed1)
+
+  zeros = jax.tree.map(jnp.zeros_like, {'value': weight.sum(), **layer})
+  rows = y.reshape(-1, y.shape[-1])
+  sums, dy = lax.scan(block, zeros, (
+      _blocks(rows), _blocks(targets.reshape(-1)), _blocks(weight.reshape(-1))))
+  value = sums.pop('value')
+  dy = dy.reshape(-1, y.shape[-1])[:len(rows)].reshape(y.shape)
+  return value, (sums, dy)
+
+
+def _mean_nats_backward(compute_dtype, saved, cotangent):
+  del compute_dtype
+  dlayer, dy = jax.tree.map(lambda g: g * cotangent, saved)
+  return dlayer, dy, None, None
+
+
+mean_nats.defvjp(_mean_nats_forward, _mean_nats_backward)
+
+
+def _blocks(rows):
+  """Rows [N, ...] -> [blocks, block, ...], zero rows appended where needed."""
+  block = min(len(rows), _BLOCK_ROWS)
+  padding = [(0, -len(rows) % block)] + [(0, 0)] * (rows.ndim - 1)
+  return jnp.pad(rows, padding).reshape(-1, block, *rows.shape[1:])

@@ -1,0 +1,203 @@
+"""§2 WaveRNN: one recurrent layer, a dual softmax over coarse and fine bytes.
+
+    x_t = [c_{t−1}, f_{t−1}, c_t]          c_t reaches the fine half only
+    h_t = GRU(h_{t−1}, x_t)                models/cell.py
+    y_c, y_f = split(h_t)
+    P(c_t) = softmax(O_2 relu(O_1 y_c))
+    P(f_t) = softmax(O_4 relu(O_3 y_f))
+
+The paper masks the weights of c_t so that the coarse prediction never sees its
+own answer; here c_t has its own weights, for the fine half only, and there is
+nothing to mask.
+"""
+
+import dataclasses
+
+from flax import nnx
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from wavernn_jax import audio, draw, likelihood
+from wavernn_jax.config import MelConfig, ModelConfig
+from wavernn_jax.models import cell, conditioning
+
+
+BYTES = ('coarse', 'fine')
+
+
+class _Parameters(nnx.Module):
+
+  def __init__(self, config: ModelConfig, mel: MelConfig, rngs: nnx.Rngs):
+    half = config.units // 2
+    square = nnx.initializers.orthogonal()
+    small = nnx.initializers.normal(0.1)
+    self.conditioning = conditioning.Conditioning(config, mel, rngs)
+    # Three matrices, since §3 sorts each gate's weights separately.
+    self.recurrent = nnx.Dict({
+        gate: nnx.Param(square(rngs.params(), (config.units, config.units)))
+        for gate in 'ure'})
+    self.previous = nnx.Param(small(rngs.params(), (2, 3 * config.units)))
+    self.coarse = nnx.Param(small(rngs.params(), (3, half)))
+    # O_1, O_2 of the coarse byte and O_3, O_4 of the fine one.
+    self.outputs = nnx.Dict({byte: nnx.Dict({
+        'hidden': nnx.Linear(half, config.projection, rngs=rngs),
+        'output': nnx.Linear(config.projection, likelihood.BYTE_VALUES, rngs=rngs)})
+        for byte in BYTES})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class WaveRNN:
+  """The model as functions of parameters and state (the interface of all models).
+
+  Parameters are a nested dict of arrays. The state is a dict: `h` BxH,
+  `sample` B, the last int16 sample, and `index` B, the samples before it.
+  """
+
+  config: ModelConfig
+  mel: MelConfig
+
+  @property
+  def context(self) -> int:
+    """Frames before the first and after the last of a block that it depends on."""
+    return conditioning.context(self.config) + 1
+
+  def frames(self, samples: int) -> int:
+    """Frames F that so many samples from a frame boundary on take, context included."""
+    return conditioning.frames(samples, self.config, self.mel)
+
+  def init(self, seed: int):
+    """Parameters drawn from a seed: a nested dict of float32 arrays."""
+    module = _Parameters(self.config, self.mel, nnx.Rngs(seed))
+    return _string_keys(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
+
+  def initial_state(self, batch: int):
+    """The state at the start of an utterance: silence."""
+    return {'h': jnp.zeros((batch, self.config.units)),
+            'sample': jnp.zeros((batch,), jnp.int16),
+            'index': jnp.zeros((batch,), jnp.uint32)}
+
+  def nats(self, params, state, pcm_BxT, mel_BxFxM):
+    """Teacher-forced negative log-likelihood of each sample.
+
+    Args:
+      params: of `init`.
+      state: of `initial_state` or a previous call.
+      pcm_BxT: int16 samples from a frame boundary on.
+      mel_BxFxM: `frames(T)` frames around them.
+
+    Returns:
+      {'coarse': BxT, 'fine': BxT} in nats/sample, and the state after the last.
+    """
+    h_TxBxH, targets = self._run(params, state, pcm_BxT, mel_BxFxM)
+    nats = {byte: likelihood.layer_nats(params['outputs'][byte], y, targets[byte],
+                                        self.config.compute_dtype).T
+            for byte, y in zip(BYTES, jnp.split(h_TxBxH, 2, axis=-1), strict=True)}
+    return nats, {'h': h_TxBxH[-1], 'sample': pcm_BxT[:, -1],
+                  'index': state['index'] + pcm_BxT.shape[1]}
+
+  def loss(self, params, state, pcm_BxT, mel_BxFxM, burn_in: int = 0, input_noise=None):
+    """Means of `nats` over all samples but the first `burn_in`, fast to differentiate.
+
+    Args:
+      params, state, pcm_BxT, mel_BxFxM: as for `nats`.
+      burn_in: first samples of each crop that carry no loss.
+      input_noise: None, or noise TxBx3 added to the scaled bytes that are fed in.
+
+    Returns:
+      {'coarse': mean, 'fine': mean} in nats/sample.
+    """
+    h_TxBxH, targets = self._run(params, state, pcm_BxT, mel_BxFxM, input_noise)
+    weight_TxB = jnp.ones_like(h_TxBxH[burn_in:, :, 0])
+    return {byte: likelihood.mean_nats(params['outputs'][byte], y, targets[byte][burn_in:],
+                                       weight_TxB, self.config.compute_dtype)
+            for byte, y in zip(BYTES, jnp.split(h_TxBxH[burn_in:], 2, axis=-1), strict=True)}
+
+  def _run(self, params, state, pcm_BxT, mel_BxFxM, input_noise=None):
+    """States TxBxH after each of the given samples, and the samples' bytes TxB."""
+    pcm_TxB = jnp.concatenate([state['sample'][:, None], pcm_BxT], axis=1).T
+    coarse_TxB, fine_TxB = audio.split_bytes(pcm_TxB)
+    x_TxBxH = self._gate_inputs(params, mel_BxFxM, coarse_TxB, fine_TxB, input_noise)
+    h_TxBxH = cell.scan(self.recurrent(params), x_TxBxH, state['h'].astype(x_TxBxH[0].dtype))
+    return h_TxBxH, {'coarse': coarse_TxB[1:], 'fine': fine_TxB[1:]}
+
+  def sample(self, params, state, mel_BxFxM, keys_Bx2, temperatures, samples: int):
+    """Draws the next samples of each utterance, one `lax.scan` over them.
+
+    Args:
+      params, state: as for `nats`.
+      mel_BxFxM: `frames(samples)` frames.
+      keys_Bx2: uint32 (seed, utterance): with the sample index they determine
+        every draw.
+      temperatures: (coarse, fine); 0 takes the most probable value.
+      samples: how many, T.
+
+    Returns:
+      int16 BxT and the state after the last sample.
+    """
+    x_TxBxH = conditioning.sample_gates(
+        params['conditioning'], mel_BxFxM, samples, self.config, self.mel)
+    uniform_Tx2xB = draw.uniforms(keys_Bx2, state['index'], samples)
+    R_HxG = self.recurrent(params)
+    weights_3xH = self._byte_weights(params)
+
+    def half(i, h, g_BxG, x, uniform):
+      """The coarse (0) or fine (1) units of h_t, and the byte drawn from them."""
+      g_Bx3x2xK = g_BxG.reshape(len(h), 3, 2, -1)
+      u, _, e, _ = cell.gates(g_Bx3x2xK[:, :, i].reshape(len(h), -1),
+                              [jnp.split(v, 2, axis=1)[i] for v in x])
+      y = cell.blend(jnp.split(h, 2, axis=1)[i], u, e)
+      logits = likelihood.layer_logits(
+          params['outputs'][BYTES[i]], y, self.config.compute_dtype)
+      return y, draw.categorical(logits, uniform, temperatures[i])
+
+    def body(carry, at_t):
+      h, coarse, fine = carry
+      x, (uniform_coarse, uniform_fine) = at_t
+      g_BxG = likelihood.product(h, R_HxG)  # once, for both halves
+      x = _add_bytes(x, weights_3xH, coarse, fine)
+      y_coarse, coarse = half(0, h, g_BxG, x, uniform_coarse)
+      x = _add_bytes(x, [w[2:] for w in weights_3xH], coarse)
+      y_fine, fine = half(1, h, g_BxG, x, uniform_fine)
+      h = jnp.concatenate([y_coarse, y_fine], axis=1)
+      return (h, coarse, fine), audio.join_bytes(coarse, fine)
+
+    carry = (state['h'], *audio.split_bytes(state['sample']))
+    (h, _, _), pcm_TxB = lax.scan(body, carry, (x_TxBxH, uniform_Tx2xB))
+    return pcm_TxB.T, {'h': h, 'sample': pcm_TxB[-1], 'index': state['index'] + samples}
+
+  def recurrent(self, params):
+    """R = [R_u, R_r, R_e], HxG, in the type of the products."""
+    R_HxG = jnp.concatenate([params['recurrent'][gate] for gate in 'ure'], axis=1)
+    return R_HxG.astype(likelihood.product_dtype(R_HxG, self.config.compute_dtype))
+
+  def _gate_inputs(self, params, mel_BxFxM, coarse_TxB, fine_TxB, input_noise):
+    x_TxBxH = conditioning.sample_gates(
+        params['conditioning'], mel_BxFxM, coarse_TxB.shape[0] - 1, self.config, self.mel)
+    bytes_TxBx3 = audio.scale_byte(
+        jnp.stack([coarse_TxB[:-1], fine_TxB[:-1], coarse_TxB[1:]], axis=-1))
+    if input_noise is not None:
+      bytes_TxBx3 = bytes_TxBx3 + input_noise
+    bytes_TxBx3 = bytes_TxBx3.astype(x_TxBxH[0].dtype)
+    return tuple(conditioning.add_inputs(x, bytes_TxBx3, w) for x, w in zip(
+        x_TxBxH, self._byte_weights(params), strict=True))
+
+  def _byte_weights(self, params):
+    """Weights of (c_{t−1}, f_{t−1}, c_t) on each gate, 3xH; c_t's coarse half is zero."""
+    coarse_3xH = jnp.pad(params['coarse'], ((0, 0), (self.config.units // 2, 0)))
+    return [jnp.concatenate([previous, coarse[None]]) for previous, coarse in zip(
+        jnp.split(params['previous'], 3, axis=1), coarse_3xH, strict=True)]
+
+
+def _add_bytes(x, weights, *drawn_B):
+  """Gate inputs BxH with the contributions of drawn bytes, weights[gate][k] each."""
+  scaled = [audio.scale_byte(byte)[:, None] for byte in drawn_B]
+  return tuple(v + sum(s * w[k] for k, s in enumerate(scaled))
+               for v, w in zip(x, weights, strict=True))
+
+
+def _string_keys(tree):
+  """A pure dict whose list indices are strings, as checkpoints and exports keep them."""
+  if isinstance(tree, dict):
+    return {str(k): _string_keys(v) for k, v in tree.items()}
+  return jnp.asarray(tree)

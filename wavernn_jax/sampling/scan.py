@@ -1,0 +1,135 @@
+"""Synthesis by the jitted step under `lax.scan`: any backend, any batch, streaming.
+
+Audio is made in blocks of a fixed number of frames. A block is one call of one
+compiled function whatever the chunks in which the mel arrives, so a stream is
+sample-identical to the whole-utterance call.
+"""
+
+import functools
+
+import numpy as np
+
+from wavernn_jax import audio, backend, draw
+
+
+class Sampler:
+  """A model and its parameters, ready to turn mel frames into audio.
+
+  The state of a stream is the caller's. `params` may be replaced by others of
+  the same shapes without compiling anew.
+  """
+
+  def __init__(self, model, params, temperatures=(1.0, 1.0), block_frames: int = 16):
+    """Args:
+      model: of wavernn_jax.models.
+      params: its parameters.
+      temperatures: of the coarse and the fine byte; 0 takes the most probable.
+      block_frames: frames a call; the latency of a stream beyond `lookahead`.
+    """
+    self.model = model
+    self.params = params
+    self.block_frames = block_frames
+    self._temperatures = np.asarray(temperatures, np.float32)
+    self._sample = backend.jit(functools.partial(
+        model.sample, samples=block_frames * model.mel.hop))
+
+  @property
+  def lookahead(self) -> int:
+    """Frames after a block that must be known before it is made."""
+    return self.model.context
+
+  def initial_state(self, batch: int):
+    return self.model.initial_state(batch)
+
+  def next_block(self, state, mel_BxFxM, keys_Bx2):
+    """(int16 B x block·hop, next state) from block frames and the context around them."""
+    pcm, state = self._sample(self.params, state, mel_BxFxM, keys_Bx2, self._temperatures)
+    return np.asarray(pcm), state
+
+
+def stream(params, mel_chunks, *, model, seed: int = 0, utterance: int = 0,
+           temperatures=(1.0, 1.0), block_frames: int = 16):
+  """Turns chunks of mel frames into chunks of audio as they arrive.
+
+  The concatenated output is sample-identical to `synthesize` of the
+  concatenated mel, however it is cut.
+
+  Args:
+    params: parameters of the model.
+    mel_chunks: iterable of log mels FxM, any F ≥ 0, in `model.mel`'s convention.
+    model: of wavernn_jax.models.
+    seed, utterance: with the sample index they determine every draw.
+    temperatures: of the coarse and the fine byte.
+    block_frames: frames made at a time. Latency: block_frames + model.context
+      frames.
+
+  Yields:
+    int16 arrays of block_frames · hop samples, the last one shorter; F · hop
+    samples in all.
+  """
+  sampler = Sampler(model, params, temperatures, block_frames)
+  yield from stream_blocks(sampler, mel_chunks, draw.keys(seed, [utterance]))
+
+
+def stream_blocks(sampler: Sampler, mel_chunks, keys_1x2):
+  """`stream` with a sampler that may serve many streams."""
+  mel, context, block = sampler.model.mel, sampler.lookahead, sampler.block_frames
+  floor = np.full((context, mel.bands), audio.mel_floor(mel), np.float32)
+  waiting = floor  # context before the next block, then frames not yet sounded
+  state = sampler.initial_state(1)
+  for chunk in mel_chunks:
+    waiting = np.concatenate([waiting, audio_frames(chunk, mel)])
+    while len(waiting) >= block + 2 * context:
+      pcm, state = sampler.next_block(state, waiting[None, :block + 2 * context], keys_1x2)
+      waiting = waiting[block:]
+      yield pcm[0]
+  while len(waiting) > context:
+    remaining = len(waiting) - context
+    missing = max(0, block + context - remaining)
+    padded = np.concatenate([waiting, np.repeat(floor[:1], missing, axis=0)])
+    pcm, state = sampler.next_block(state, padded[None, :block + 2 * context], keys_1x2)
+    waiting = waiting[block:]
+    yield pcm[0, :remaining * mel.hop]
+
+
+def audio_frames(chunk, mel) -> np.ndarray:
+  """A chunk of a stream as float32 FxM.
+
+  Raises:
+    ValueError: if it has another shape or holds NaN.
+  """
+  chunk = np.asarray(chunk, np.float32)
+  if chunk.ndim != 2 or chunk.shape[1] != mel.bands:
+    raise ValueError(f'mel chunk: found shape {chunk.shape}, expected [frames, {mel.bands}]')
+  if not np.isfinite(chunk).all():
+    raise ValueError('mel chunk: found NaN or infinite values, expected a finite log mel')
+  return chunk
+
+
+def synthesize(sampler: Sampler, mels, keys_Bx2, progress=lambda samples: None):
+  """Audio of several utterances of any lengths as one batch.
+
+  Args:
+    sampler: of the model.
+    mels: list of log mels FxM.
+    keys_Bx2: of `draw.keys`, one for each utterance.
+    progress: called with the samples of all utterances made by each block.
+
+  Returns:
+    List of int16 arrays of F · hop samples.
+  """
+  mel, context, block = sampler.model.mel, sampler.lookahead, sampler.block_frames
+  frames = [len(m) for m in mels]
+  blocks = -(-max(frames) // block)
+  padded = np.full((len(mels), blocks * block + 2 * context, mel.bands),
+                   audio.mel_floor(mel), np.float32)
+  for lane, m in enumerate(mels):
+    padded[lane, context:context + len(m)] = m
+  state, pieces = sampler.initial_state(len(mels)), []
+  for b in range(blocks):
+    window = padded[:, b * block:(b + 1) * block + 2 * context]
+    pcm, state = sampler.next_block(state, window, keys_Bx2)
+    pieces.append(pcm)
+    progress(sum(min(block, max(0, f - b * block)) for f in frames) * mel.hop)
+  joined = np.concatenate(pieces, axis=1)
+  return [joined[lane, :f * mel.hop] for lane, f in enumerate(frames)]

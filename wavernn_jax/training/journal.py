@@ -1,0 +1,89 @@
+"""What a run leaves for people: metrics.jsonl, TensorBoard events, a progress bar."""
+
+import json
+import os
+import pathlib
+import time
+
+import tensorboardX
+import tqdm
+
+
+class Journal:
+  """Appends rows to RUN/metrics.jsonl and TensorBoard events beside it.
+
+  Rows after `step`, of a part of the run that was lost, are dropped first: the
+  file always shows one uninterrupted curve.
+  """
+
+  def __init__(self, workdir, step: int):
+    self._path = pathlib.Path(workdir) / 'metrics.jsonl'
+    keep = [row for row in read_rows(self._path) if row['step'] <= step]
+    temporary = self._path.with_suffix('.tmp')
+    temporary.write_text(''.join(json.dumps(row) + '\n' for row in keep))
+    os.replace(temporary, self._path)
+    self._file = self._path.open('a')
+    self._events = tensorboardX.SummaryWriter(
+        str(pathlib.Path(workdir) / 'tensorboard'), purge_step=step + 1, flush_secs=30)
+
+  def scalars(self, step: int, values: dict[str, float]) -> None:
+    self._file.write(json.dumps({'step': step, **values}) + '\n')
+    self._file.flush()
+    for name, value in values.items():
+      self._events.add_scalar(name, value, step)
+
+  def audio(self, step: int, name: str, pcm, sample_rate: int) -> None:
+    self._events.add_audio(name, pcm[:, None] / 32_768, step, sample_rate)
+
+  def picture(self, step: int, name: str, image_HxWx3) -> None:
+    self._events.add_image(name, image_HxWx3, step, dataformats='HWC')
+
+  def close(self) -> None:
+    self._file.close()
+    self._events.close()
+
+
+def read_rows(path) -> list[dict]:
+  """Rows of a metrics.jsonl; a last line that a kill cut short is left out."""
+  path = pathlib.Path(path)
+  rows = []
+  for line in path.read_text().splitlines() if path.exists() else []:
+    try:
+      rows.append(json.loads(line))
+    except json.JSONDecodeError:
+      break
+  return rows
+
+
+class Progress:
+  """Steps, audio trained a second, NLL and time left, on one line."""
+
+  def __init__(self, first: int, last: int, samples_per_step: int, sample_rate: int):
+    self._bar = tqdm.tqdm(total=last, initial=first, unit='step', dynamic_ncols=True,
+                          smoothing=0.05)
+    self._seconds = samples_per_step / sample_rate
+    self._samples = samples_per_step
+    self._since, self._step = time.perf_counter(), first
+
+  def advance(self) -> None:
+    self._bar.update()
+
+  def report(self, step: int, metrics: dict[str, float]) -> float:
+    """Shows metrics; returns samples trained a second since the last report."""
+    now = time.perf_counter()
+    rate = (step - self._step) / (now - self._since)
+    self._since, self._step = now, step
+    self._bar.set_postfix_str(
+        f'{rate * self._seconds:.1f} s audio/s, coarse {metrics["nll_coarse"]:.3f} '
+        f'+ fine {metrics["nll_fine"]:.3f} nats', refresh=False)
+    return rate * self._samples
+
+  def pause(self, step: int) -> None:
+    """Leaves the time since the last report out of the next rate."""
+    self._since, self._step = time.perf_counter(), step
+
+  def write(self, text: str) -> None:
+    self._bar.write(text)
+
+  def close(self) -> None:
+    self._bar.close()

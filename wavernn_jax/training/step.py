@@ -1,0 +1,97 @@
+"""The train step: loss, gradients, Adam, EMA and the NaN guard, one jitted function."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from wavernn_jax import data
+from wavernn_jax.config import Config, OptimizerConfig
+
+
+METRICS = ('nll', 'nll_coarse', 'nll_fine', 'gradient_norm', 'learning_rate')
+
+
+def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
+  """Linear warm-up, then a cosine to the final rate at the last step."""
+  warmup = min(config.warmup_steps, max(1, steps // 2))
+  return optax.warmup_cosine_decay_schedule(
+      0.0, config.learning_rate, warmup, max(steps, warmup + 1), config.final_learning_rate)
+
+
+def optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+  """Adam behind a clip of the global gradient norm."""
+  return optax.chain(
+      optax.clip_by_global_norm(config.clip_norm),
+      optax.adam(learning_rate(config, steps), config.b1, config.b2, config.eps))
+
+
+def initial_state(params, config: Config):
+  """The train state: a dict of pytrees, all of it checkpointed.
+
+  `masks` has the keys of `params`, None where a leaf is not pruned.
+  `sums` are metrics summed since the last step that was logged, and
+  `nonfinite_step` is the first step whose loss or gradient was not finite, or −1.
+  """
+  return {
+      'step': jnp.zeros((), jnp.int32),
+      'params': params,
+      'ema': jax.tree.map(jnp.copy, params),
+      'optimizer': optimizer(config.optimizer, config.train.steps).init(params),
+      'masks': jax.tree.map(lambda _: None, params),
+      'sums': {name: jnp.zeros(()) for name in METRICS},
+      'nonfinite_step': jnp.full((), -1, jnp.int32),
+  }
+
+
+def crop_loss(model, params, batch, config: Config, noise_key):
+  """Mean nats/sample of a batch of crops, and its coarse and fine parts.
+
+  The state at the start of a crop is zero, as in the paper; the first
+  `config.train.burn_in` samples, which suffer from that, carry no loss.
+  """
+  pcm, mel_BxFxM = data.crop_inputs(batch, config.mel)
+  state = model.initial_state(len(pcm)) | {'sample': pcm[:, 0]}
+  noise = None
+  if config.train.input_noise:
+    shape = (pcm.shape[1] - 1, len(pcm), 3)
+    noise = config.train.input_noise * jax.random.normal(noise_key, shape)
+  parts = model.loss(params, state, pcm[:, 1:], mel_BxFxM, config.train.burn_in, noise)
+  return sum(parts.values()), {f'nll_{byte}': value for byte, value in parts.items()}
+
+
+def train_step(model, config: Config, state, batch):
+  """One update. Returns the new state and the metrics of the steps since the last log.
+
+  Metrics are means over those steps; NLLs in nats/sample.
+
+  A step whose loss or gradient is not finite changes no weights: the guard in
+  the loop then stops with weights that are still good.
+  """
+  step = state['step']
+  noise_key = jax.random.fold_in(jax.random.key(config.train.seed), step)
+  (loss, parts), gradients = jax.value_and_grad(
+      lambda p: crop_loss(model, p, batch, config, noise_key), has_aux=True)(state['params'])
+  norm = optax.global_norm(gradients)
+  finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+  updates, optimizer_state = optimizer(config.optimizer, config.train.steps).update(
+      gradients, state['optimizer'], state['params'])
+  params = optax.apply_updates(state['params'], updates)
+  # Early weights are forgotten sooner: they are far from any good average.
+  decay = jnp.minimum(config.optimizer.ema_decay, (1.0 + step) / (10.0 + step))
+  ema = optax.incremental_update(params, state['ema'], 1 - decay)
+  keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+  metrics = {'nll': loss, **parts, 'gradient_norm': norm,
+             'learning_rate': learning_rate(config.optimizer, config.train.steps)(step)}
+  since_log = step % config.train.log_every
+  sums = {name: jnp.where(since_log == 0, 0, state['sums'][name]) + metrics[name]
+          for name in METRICS}
+  new_state = state | {
+      'step': step + 1,
+      'params': keep(params, state['params']),
+      'ema': keep(ema, state['ema']),
+      'optimizer': keep(optimizer_state, state['optimizer']),
+      'sums': sums,
+      'nonfinite_step': jnp.where(
+          (state['nonfinite_step'] < 0) & ~finite, step + 1, state['nonfinite_step']),
+  }
+  return new_state, {name: s / (since_log + 1) for name, s in sums.items()}

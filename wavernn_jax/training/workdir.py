@@ -1,0 +1,97 @@
+"""The folder of a run: which run it holds, and that only one process writes it."""
+
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+
+from wavernn_jax import config as config_lib
+from wavernn_jax.config import Config
+from wavernn_jax.errors import InputError
+
+# Changing these between a stop and a resume changes no weight.
+_FREE = ('config.data.dir', 'config.data.workers', 'config.data.cache_mb', 'config.data.check',
+         'config.train.eval_every', 'config.train.save_every', 'config.train.keep',
+         'config.evaluation.')
+
+
+def corpus_digest(utterances) -> str:
+  """A digest of the decoded training audio, whatever the names and the order."""
+  digest = hashlib.blake2b(digest_size=16)
+  for d in sorted(u.digest for u in utterances):
+    digest.update(d)
+  return digest.hexdigest()
+
+
+def claim(workdir, config: Config, corpus: str):
+  """Makes the folder this run's, or finds that it already is; returns its lock.
+
+  Keep the returned file open: another process that claims the folder fails.
+
+  Raises:
+    InputError: if the folder holds another run or other files, is in use or
+      cannot be written.
+  """
+  workdir = pathlib.Path(workdir)
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = open(workdir / '.lock', 'w')
+  except OSError as error:
+    raise InputError(f'--workdir={workdir}: cannot be written ({error.strerror}); give a '
+                     'folder that you may write to.') from error
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    raise InputError(f'--workdir={workdir}: another process trains in it; stop that one '
+                     'or give another folder.') from error
+  wanted = {'config': config_lib.to_dict(config), 'corpus': corpus}
+  path = workdir / 'run.json'
+  if path.exists():
+    _check_same_run(path, wanted)
+  elif others := sorted(p.name for p in workdir.iterdir() if p.name != '.lock'):
+    raise InputError(f'--workdir={workdir}: holds {others[:5]} but no run.json, so it is no '
+                     'run of this program; give a new or empty folder.')
+  temporary = workdir / 'run.json.tmp'
+  temporary.write_text(json.dumps(wanted, indent=1))
+  os.replace(temporary, path)
+  return lock
+
+
+def _check_same_run(path: pathlib.Path, wanted: dict) -> None:
+  found = _read(path)
+  changed = {
+      name: values for name, values in config_lib.differences(
+          found['config'], wanted['config']).items() if not name.startswith(_FREE)}
+  if changed:
+    listed = '\n'.join(f'  --{name}: the run has {old!r}, this command {new!r}'
+                       for name, (old, new) in changed.items())
+    raise InputError(
+        f'{path.parent}: holds another run:\n{listed}\nGive another --workdir, or the same '
+        'configuration to go on; --config.init_from=RUN starts a new run from its weights.')
+  if found['corpus'] != wanted['corpus']:
+    raise InputError(
+        f'{path.parent}: was trained on other audio than --config.data.dir holds now; '
+        'restore the files, or start a new run with --config.init_from to go on with these.')
+
+
+def read_config(workdir) -> Config:
+  """The configuration of a run.
+
+  Raises:
+    InputError: if the folder holds no run.
+  """
+  path = pathlib.Path(workdir) / 'run.json'
+  if not path.exists():
+    raise InputError(f'--workdir={workdir}: holds no run (no run.json); expected a folder '
+                     'that --mode=train has written.')
+  return config_lib.from_dict(_read(path)['config'])
+
+
+def _read(path: pathlib.Path) -> dict:
+  try:
+    found = json.loads(path.read_text())
+    return {'config': found['config'], 'corpus': found['corpus']}
+  except (ValueError, KeyError, TypeError) as error:
+    raise InputError(f'{path}: is damaged ({error}); every checkpoint of the run holds the '
+                     'config, from which it can be written anew.') from error
