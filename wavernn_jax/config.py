@@ -143,6 +143,7 @@ class EvaluationConfig:
   synthesize: int = 2  # valid utterances synthesised at each evaluation
   synthesize_seconds: float = 3.0  # of each of them
   bootstrap: int = 2_000  # resamplings of utterances
+  free_running: int = 16  # utterances of --mode=evaluate that are synthesised too
 
 
 @dataclasses.dataclass
@@ -163,16 +164,15 @@ def to_dict(config) -> dict:
 
 
 def from_dict(values: dict, kind=Config, where: str = 'config'):
-  """The configuration that `to_dict` gave; unknown or missing fields are errors.
+  """The configuration that `to_dict` gave; fields added since take their defaults.
 
   Raises:
-    InputError: naming the field.
+    InputError: naming fields that do not exist.
   """
-  fields = {f.name: f for f in dataclasses.fields(kind)}
-  if set(values) != set(fields):
-    raise InputError(
-        f'{where}: found fields {sorted(set(values) - set(fields))} too many and '
-        f'{sorted(set(fields) - set(values))} missing; was it written by another version?')
+  unknown = sorted(set(values) - {f.name for f in dataclasses.fields(kind)})
+  if unknown:
+    raise InputError(f'{where}: has the unknown fields {unknown}; was it written by a newer '
+                     'version? Then use that one.')
   default = kind()
   return kind(**{
       name: from_dict(value, type(getattr(default, name)), f'{where}.{name}')

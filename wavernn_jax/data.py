@@ -9,10 +9,14 @@ import concurrent.futures
 import dataclasses
 import functools
 import hashlib
+import multiprocessing
 import os
 import pathlib
+import signal
+import threading
 import warnings
 
+from absl import flags
 import grain
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +28,9 @@ from wavernn_jax.errors import InputError
 SPLITS = ('train', 'valid', 'test')
 _SUFFIXES = ('.wav', '.flac')
 _SILENT_RANGE = 4  # 16-bit steps between the extremes of a file with nothing but dither
+_READERS = 8  # threads that read files which are not in memory
 _SHOWN = 20  # files listed in one message
+_UNDERSHOOT = 1.0  # of the floor, log units, by the mels of a TTS model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +98,8 @@ def split_files(config: DataConfig) -> dict[str, list[pathlib.Path]]:
   """Files of train, valid and test: three folders, or one split by a hash of names.
 
   In a single folder a file's split depends on its name alone, so that adding
-  files moves none; where a held-out split would be empty it gets one file.
+  files moves none; only where a held-out split would be empty it gets one file
+  of the next, which may go back once there are more.
   """
   if not config.dir:
     raise InputError('--config.data.dir is not set; expected a folder of wav or flac '
@@ -129,37 +136,53 @@ def _hash_split(paths, root, config: DataConfig):
 
 def load_utterances(paths, config: DataConfig, mel: MelConfig, min_samples: int,
                     keep_pcm: bool = True) -> list[Utterance]:
+  """`load_splits` for files of one split."""
+  return load_splits({'given': paths}, config, mel, {'given': min_samples},
+                     ('given',) if keep_pcm else ())['given']
+
+
+def load_splits(files: dict, config: DataConfig, mel: MelConfig, min_samples: dict,
+                keep_pcm=()) -> dict[str, list[Utterance]]:
   """Opens and checks files, all in parallel, and reports all bad ones at once.
 
   Args:
-    paths: audio files.
+    files: split -> paths of audio files.
     config: `check`, `skip_bad`, `mels` and `cache_mb` are used.
     mel: convention; its sample rate is that of the utterances.
-    min_samples: shorter files are bad.
-    keep_pcm: hold decoded samples in memory if all fit into `cache_mb`.
+    min_samples: split -> length below which a file is bad.
+    keep_pcm: splits whose samples are held in memory if all fit into `cache_mb`.
 
   Raises:
-    InputError: listing every unusable file, unless `config.skip_bad`.
+    InputError: listing every unusable file, unless `config.skip_bad`; or if a
+      split has no usable one.
   """
-  keep_pcm = keep_pcm and sum(_decoded_bytes(p, mel) for p in paths) <= config.cache_mb * 2**20
-  load = functools.partial(_load, config=config, mel=mel, min_samples=min_samples,
-                           keep_pcm=keep_pcm)
+  jobs = [(split, path) for split, paths in files.items() for path in paths]
+  size = sum(_decoded_bytes(path, mel) for split, path in jobs if split in keep_pcm)
+  kept = keep_pcm if size <= config.cache_mb * 2**20 else ()
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    results = list(pool.map(load, paths))
+    results = list(pool.map(
+        lambda job: _load(job[1], config, mel, min_samples[job[0]], job[0] in kept), jobs))
   problems = [r for r in results if isinstance(r, str)]
-  utterances = [r for r in results if isinstance(r, Utterance)]
-  _report(problems, len(paths), config.skip_bad)
-  if not utterances:
-    raise InputError(f'none of {len(paths)} audio files is usable:\n{_listed(problems)}')
+  _report(problems, len(jobs), config.skip_bad)
+  splits = {split: [r for (s, _), r in zip(jobs, results, strict=True)
+                    if s == split and isinstance(r, Utterance)] for split in files}
+  for split, utterances in splits.items():
+    if not utterances:
+      raise InputError(f'none of {len(files[split])} audio files ({split}) is usable:\n'
+                       f'{listed(problems)}')
+  _warn_of_conversions([u for utterances in splits.values() for u in utterances], mel)
+  return splits
+
+
+def _warn_of_conversions(utterances, mel: MelConfig) -> None:
   other_rate = sum(u.file.sample_rate != mel.sample_rate for u in utterances)
   if other_rate:
     warnings.warn(f'{other_rate} of {len(utterances)} files are resampled to '
-                  f'{mel.sample_rate} Hz as they are read.', stacklevel=2)
+                  f'{mel.sample_rate} Hz as they are read.', stacklevel=3)
   stereo = sum(u.file.channels > 1 for u in utterances)
   if stereo:
     warnings.warn(f'{stereo} of {len(utterances)} files have several channels, which '
-                  'are averaged.', stacklevel=2)
-  return utterances
+                  'are averaged.', stacklevel=3)
 
 
 def _decoded_bytes(path, mel: MelConfig) -> int:
@@ -182,14 +205,14 @@ def _load(path, config: DataConfig, mel: MelConfig, min_samples: int, keep_pcm: 
   try:
     file = audio.open_audio(path)
     pcm, digest, samples = None, b'', _samples(file, mel)
+    if samples < min_samples:
+      return (f'{path}: too short: found {samples} samples, expected at least '
+              f'{min_samples}; remove or join it with others.')
     if config.check or keep_pcm:
       pcm = audio.read_audio(path, mel.sample_rate)
       digest, samples = hashlib.blake2b(pcm.tobytes(), digest_size=16).digest(), len(pcm)
       if int(pcm.max()) - int(pcm.min()) <= _SILENT_RANGE:
         return f'{path}: silent (samples within {pcm.min()}..{pcm.max()}); remove it.'
-    if samples < min_samples:
-      return (f'{path}: too short: found {samples} samples, expected at least '
-              f'{min_samples}; remove or join it with others.')
     mel_FxM = None
     if config.mels == 'paired':
       mel_FxM = read_paired_mel(pathlib.Path(path).with_suffix('.npy'), samples, mel)
@@ -205,7 +228,7 @@ def read_paired_mel(path, samples: int, mel: MelConfig) -> np.ndarray:
     InputError: as `audio.read_mel`, or if the lengths disagree by more, as they
       do when mel and config have different hops.
   """
-  mel_FxM = audio.read_mel(path, mel)
+  mel_FxM = audio.read_mel(path, mel, slack=_UNDERSHOOT)
   expected = audio.frame_count(samples, mel)
   if abs(len(mel_FxM) - expected) > 2:
     raise InputError(
@@ -217,7 +240,8 @@ def read_paired_mel(path, samples: int, mel: MelConfig) -> np.ndarray:
                 constant_values=audio.mel_floor(mel))
 
 
-def _listed(problems) -> str:
+def listed(problems) -> str:
+  """Problems as the indented lines of a message, the first of them if there are many."""
   more = [f'… and {len(problems) - _SHOWN} more'] if len(problems) > _SHOWN else []
   return '\n'.join(['  ' + p for p in problems[:_SHOWN]] + more)
 
@@ -225,11 +249,11 @@ def _listed(problems) -> str:
 def _report(problems, total: int, skip_bad: bool) -> None:
   if problems and not skip_bad:
     raise InputError(f'{len(problems)} of {total} audio files are unusable:\n'
-                     f'{_listed(problems)}\nMend or remove them, or leave them out with '
+                     f'{listed(problems)}\nMend or remove them, or leave them out with '
                      '--config.data.skip_bad=true.')
   if problems:
     warnings.warn(f'{len(problems)} of {total} audio files are left out:\n'
-                  f'{_listed(problems)}', stacklevel=3)
+                  f'{listed(problems)}', stacklevel=3)
 
 
 def check_disjoint(splits: dict[str, list[Utterance]]) -> None:
@@ -243,7 +267,7 @@ def check_disjoint(splits: dict[str, list[Utterance]]) -> None:
         shared.append(f'{path} ({other}) = {u.path} ({split})')
   if shared:
     raise InputError(f'{len(shared)} files stand in two splits with the same samples:\n'
-                     f'{_listed(shared)}\nRemove them from one: a likelihood on heard '
+                     f'{listed(shared)}\nRemove them from one: a likelihood on heard '
                      'speech measures nothing.')
 
 
@@ -331,13 +355,63 @@ class _Slots:
     return self._utterances[self._owner[index]]
 
 
+class CropBatches:
+  """Batches without end; their position is how many were taken, and nothing else.
+
+  So a run may go on with another number of workers or hosts. `close` ends the
+  workers.
+  """
+
+  def __init__(self, dataset: grain.MapDataset, options: grain.ReadOptions, workers: int):
+    self._dataset, self._options, self._workers = dataset, options, workers
+    self._position, self._iterator = 0, None
+
+  def __iter__(self):
+    return self
+
+  def __next__(self):
+    if self._iterator is None:
+      rest = self._dataset.slice(slice(self._position, None)).to_iter_dataset(self._options)
+      if self._workers:
+        if not flags.FLAGS.is_parsed():
+          flags.FLAGS.mark_as_parsed()  # grain reads its own, also where nobody parsed any
+        rest = rest.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers),
+                                _start_worker)
+      self._iterator = iter(rest)
+    batch = next(self._iterator)
+    self._position += 1
+    return batch
+
+  def get_state(self) -> dict:
+    return {'batches': self._position}
+
+  def set_state(self, state: dict) -> None:
+    self.close()
+    self._position = state['batches']
+
+  def close(self) -> None:
+    if self._iterator is not None:
+      self._iterator.close()
+      self._iterator = None
+
+
+def _start_worker(index: int, count: int) -> None:
+  """Leaves Ctrl-C to the parent, and ends with it even if it is killed."""
+  del index, count
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+  def end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
+  threading.Thread(target=end_with_parent, daemon=True).start()
+
+
 def crop_batches(utterances, shape: CropShape, mel: MelConfig, batch: int, seed: int,
-                 workers: int = 0, shard: tuple[int, int] = (0, 1)):
-  """An endless grain iterator over batches of random crops, a function of the seed.
+                 workers: int = 0, shard: tuple[int, int] = (0, 1)) -> CropBatches:
+  """Batches of random crops, a function of the seed.
 
   Every epoch visits the utterances in proportion to their length, in a new
-  order; a crop starts at a random frame. The iterator has `get_state` and
-  `set_state`; after `set_state` it goes on with the very next batch.
+  order; a crop starts at a random frame.
 
   Args:
     utterances: of `load_utterances`, none shorter than T.
@@ -357,8 +431,6 @@ def crop_batches(utterances, shape: CropShape, mel: MelConfig, batch: int, seed:
              .slice(slice(shard[0], None, shard[1]))
              .batch(batch // shard[1], drop_remainder=True))
   in_memory = all(u.pcm is not None for u in utterances)
-  options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0) if in_memory else None
-  dataset = dataset.to_iter_dataset(options)
-  if workers:
-    dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-  return iter(dataset)
+  options = grain.ReadOptions(num_threads=0 if in_memory else _READERS,
+                              prefetch_buffer_size=0 if in_memory else 2 * _READERS)
+  return CropBatches(dataset, options, workers)

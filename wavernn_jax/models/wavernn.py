@@ -24,6 +24,10 @@ from wavernn_jax.models import cell, conditioning
 
 
 BYTES = ('coarse', 'fine')
+# Speech lies within a few hundredths of [−1, 1] most of the time. Adam moves every
+# weight by about the learning rate a step, so without this factor on the weights of
+# the coarse byte their growth alone takes thousands of steps.
+COARSE_GAIN = 64.0
 
 
 class _Parameters(nnx.Module):
@@ -185,7 +189,8 @@ class WaveRNN:
   def _byte_weights(self, params):
     """Weights of (c_{t−1}, f_{t−1}, c_t) on each gate, 3xH; c_t's coarse half is zero."""
     coarse_3xH = jnp.pad(params['coarse'], ((0, 0), (self.config.units // 2, 0)))
-    return [jnp.concatenate([previous, coarse[None]]) for previous, coarse in zip(
+    gain = jnp.asarray([[COARSE_GAIN], [1], [COARSE_GAIN]], coarse_3xH.dtype)
+    return [jnp.concatenate([previous, coarse[None]]) * gain for previous, coarse in zip(
         jnp.split(params['previous'], 3, axis=1), coarse_3xH, strict=True)]
 
 

@@ -41,6 +41,12 @@ class Sampler:
   def initial_state(self, batch: int):
     return self.model.initial_state(batch)
 
+  def warm_up(self, batch: int) -> None:
+    """Compiles for a batch size, so that the first block is as fast as the rest."""
+    mel = self.model.mel
+    frames = np.zeros((batch, self.block_frames + 2 * self.lookahead, mel.bands), np.float32)
+    self.next_block(self.initial_state(batch), frames, draw.keys(0, range(batch)))
+
   def next_block(self, state, mel_BxFxM, keys_Bx2):
     """(int16 B x block·hop, next state) from block frames and the context around them."""
     pcm, state = self._sample(self.params, state, mel_BxFxM, keys_Bx2, self._temperatures)

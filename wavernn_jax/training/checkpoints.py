@@ -81,6 +81,11 @@ class Checkpoints:
   def close(self) -> None:
     self._manager.close()
 
+  def _complete(self) -> int | None:
+    """As `latest`, from the disk: the manager counts saves that are under way or failed."""
+    steps = [int(p.name) for p in self._folder.iterdir() if p.name.isdigit()]
+    return max(steps, default=None)
+
   @contextlib.contextmanager
   def _reporting(self, what: str):
     """Turns whatever a save raises into one clear error."""
@@ -89,7 +94,7 @@ class Checkpoints:
     except Exception as error:
       raise InputError(
           f'{self._folder}: {what} could not be saved ({type(error).__name__}: '
-          f'{str(error)[:300]}). The last complete checkpoint is of step {self.latest()}; '
+          f'{str(error)[:300]}). The last complete checkpoint is of step {self._complete()}; '
           'free disk space or mend the folder and run the same command again to go on '
           'from it.') from error
 

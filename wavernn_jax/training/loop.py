@@ -34,13 +34,10 @@ def train(config: Config, workdir) -> int:
 def load_corpus(config: Config):
   """Utterances of train and valid, checked together with test."""
   files = data.split_files(config.data)
-  least = {'train': max(config.train.crop, audio.edge_padding(config.mel) + 1)}
-  splits = {
-      split: data.load_utterances(
-          paths, config.data, config.mel,
-          min_samples=least.get(split, audio.edge_padding(config.mel) + 1),
-          keep_pcm=config.data.workers == 0 and split != 'test')
-      for split, paths in files.items()}
+  least = dict.fromkeys(files, audio.edge_padding(config.mel) + 1)
+  least['train'] = max(config.train.crop, least['train'])
+  splits = data.load_splits(files, config.data, config.mel, least,
+                            () if config.data.workers else ('train', 'valid'))
   data.check_disjoint(splits)
   return splits['train'], splits['valid']
 
@@ -99,7 +96,7 @@ class _Run:
 
   def _first_state(self):
     params = self.model.init(self.config.train.seed)
-    if self.config.init_from:
+    if self.config.init_from and self.checkpoints.latest() is None:
       params = checkpoints.load_weights(self.config.init_from, self.config)
     return jax.device_put(step_lib.initial_state(params, self.config), self.replicated)
 
@@ -109,7 +106,9 @@ class _Run:
                                 self.config.mel.sample_rate)
     try:
       while self.step < train.steps and not stop:
-        batch = jax.device_put(next(self.batches), self.split)
+        batch = self._next_batch(stop)
+        if batch is None:
+          break
         self.state, metrics = self.train_step(self.state, batch)
         self.step += 1
         progress.advance()
@@ -117,8 +116,8 @@ class _Run:
           self._log(metrics, progress)
         last = self.step == train.steps
         evaluated = None
-        if (last or self.step % train.eval_every == 0) and not stop:
-          evaluated = self._evaluate(progress)
+        if last or self.step % train.eval_every == 0:
+          evaluated = self._evaluate(progress, stop)
         if evaluated is not None or self.step % train.save_every == 0:
           self._save(evaluated)
           progress.pause(self.step)
@@ -129,8 +128,18 @@ class _Run:
     finally:
       progress.close()
       self.journal.close()
+      self.batches.close()
       self.checkpoints.close()
     return self.step
+
+  def _next_batch(self, stop):
+    """A batch on the devices; None if a signal to the whole group ended the workers."""
+    try:
+      return jax.device_put(next(self.batches), self.split)
+    except Exception:
+      if stop:
+        return None
+      raise
 
   def _log(self, metrics, progress):
     metrics = {name: float(value) for name, value in metrics.items()}
@@ -153,7 +162,8 @@ class _Run:
     self._guard()
     self.checkpoints.save(self.state, self.batches.get_state(), self.config, valid_nll)
 
-  def _evaluate(self, progress) -> float:
+  def _evaluate(self, progress, stop) -> float:
+    """Valid NLL, nats/sample; also when about to stop, so that the curve has no gap."""
     self._guard()
     sums, samples = self.evaluator.utterance_nats(self.state['ema'], self.valid_set)
     result = evaluate.summary(sums, samples, self.config.evaluation)
@@ -161,7 +171,8 @@ class _Run:
     self.journal.scalars(self.step, scalars)
     progress.write(f'step {self.step}: valid {result["nll_coarse"]:.4f} coarse + '
                    f'{result["nll_fine"]:.4f} fine = {result["nll"]:.4f} nats/sample')
-    self._synthesize()
+    if not stop:
+      self._synthesize()
     return result['nll']
 
   def _synthesize(self):

@@ -1,5 +1,6 @@
 """The folder of a run: which run it holds, and that only one process writes it."""
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -17,7 +18,12 @@ _FREE = ('config.data.dir', 'config.data.workers', 'config.data.cache_mb', 'conf
 
 
 def corpus_digest(utterances) -> str:
-  """A digest of the decoded training audio, whatever the names and the order."""
+  """A digest of the decoded training audio, whatever the names and the order.
+
+  Empty, and then not compared, where files were not decoded (config.data.check).
+  """
+  if not all(u.digest for u in utterances):
+    return ''
   digest = hashlib.blake2b(digest_size=16)
   for d in sorted(u.digest for u in utterances):
     digest.update(d)
@@ -34,45 +40,53 @@ def claim(workdir, config: Config, corpus: str):
       cannot be written.
   """
   workdir = pathlib.Path(workdir)
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    lock = open(workdir / '.lock', 'w')
-  except OSError as error:
-    raise InputError(f'--workdir={workdir}: cannot be written ({error.strerror}); give a '
-                     'folder that you may write to.') from error
-  try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError as error:
-    raise InputError(f'--workdir={workdir}: another process trains in it; stop that one '
-                     'or give another folder.') from error
-  wanted = {'config': config_lib.to_dict(config), 'corpus': corpus}
-  path = workdir / 'run.json'
-  if path.exists():
-    _check_same_run(path, wanted)
-  elif others := sorted(p.name for p in workdir.iterdir() if p.name != '.lock'):
-    raise InputError(f'--workdir={workdir}: holds {others[:5]} but no run.json, so it is no '
-                     'run of this program; give a new or empty folder.')
-  temporary = workdir / 'run.json.tmp'
-  temporary.write_text(json.dumps(wanted, indent=1))
-  os.replace(temporary, path)
+  with contextlib.ExitStack() as unless_claimed:
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+      lock = unless_claimed.enter_context(open(workdir / '.lock', 'w'))
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      _write_run(workdir, config, corpus)
+    except BlockingIOError as error:
+      raise InputError(f'--workdir={workdir}: another process trains in it; stop that one '
+                       'or give another folder.') from error
+    except OSError as error:
+      raise InputError(f'--workdir={workdir}: cannot be written ({error.strerror}); give a '
+                       'folder that you may write to, with space left.') from error
+    unless_claimed.pop_all()
   return lock
 
 
-def _check_same_run(path: pathlib.Path, wanted: dict) -> None:
+def _write_run(workdir: pathlib.Path, config: Config, corpus: str) -> None:
+  path, temporary = workdir / 'run.json', workdir / 'run.json.tmp'
+  if path.exists():
+    corpus = _check_same_run(path, config, corpus)
+  elif others := sorted({p.name for p in workdir.iterdir()} - {'.lock', temporary.name}):
+    raise InputError(f'--workdir={workdir}: holds {others[:5]} but no run.json, so it is no '
+                     'run of this program; give a new or empty folder.')
+  values = {'config': config_lib.to_dict(config), 'corpus': corpus}
+  temporary.write_text(json.dumps(values, indent=1))
+  os.replace(temporary, path)
+
+
+def _check_same_run(path: pathlib.Path, config: Config, corpus: str) -> str:
+  """Returns the corpus digest to keep."""
   found = _read(path)
+  # Through from_dict: fields that the run's version lacked have their defaults.
+  before = config_lib.to_dict(config_lib.from_dict(found['config']))
   changed = {
       name: values for name, values in config_lib.differences(
-          found['config'], wanted['config']).items() if not name.startswith(_FREE)}
+          before, config_lib.to_dict(config)).items() if not name.startswith(_FREE)}
   if changed:
     listed = '\n'.join(f'  --{name}: the run has {old!r}, this command {new!r}'
                        for name, (old, new) in changed.items())
     raise InputError(
         f'{path.parent}: holds another run:\n{listed}\nGive another --workdir, or the same '
         'configuration to go on; --config.init_from=RUN starts a new run from its weights.')
-  if found['corpus'] != wanted['corpus']:
+  if corpus and found['corpus'] and found['corpus'] != corpus:
     raise InputError(
         f'{path.parent}: was trained on other audio than --config.data.dir holds now; '
         'restore the files, or start a new run with --config.init_from to go on with these.')
+  return corpus or found['corpus']
 
 
 def read_config(workdir) -> Config:

@@ -1,0 +1,69 @@
+"""The command line: absl flags -> one call into the package.
+
+  python launch.py                                              the demo
+  python launch.py --mode=train --config=experiments/configs/dense.py:small \
+      --config.data.dir=DIR --workdir=RUN
+  python launch.py --mode=evaluate --workdir=RUN --split=test
+  python launch.py --mode=synthesize --workdir=RUN --input=FILE|DIR --output=DIR
+"""
+
+import os
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from wavernn_jax import commands
+from wavernn_jax.errors import InputError
+
+_CONFIGS = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'experiments', 'configs')
+_MODE = flags.DEFINE_enum('mode', 'demo', ['demo', 'train', 'evaluate', 'synthesize'], 'What to do.')
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', os.path.join(_CONFIGS, 'demo.py'), 'FILE.py:VARIANT, for train and demo.')
+_WORKDIR = flags.DEFINE_string('workdir', 'runs/demo', 'Folder of the run.')
+_SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'valid', 'test'], 'To evaluate on.')
+_DATA_DIR = flags.DEFINE_string('data_dir', '', 'To evaluate on another corpus.')
+_INPUT = flags.DEFINE_string('input', None, 'Recording, .npy mel, or a folder of them.')
+_OUTPUT = flags.DEFINE_string('output', None, 'Folder for the synthesised wavs.')
+_ENGINE = flags.DEFINE_enum('engine', 'auto', ['auto', 'scan'], 'Sampler.')
+_COARSE = flags.DEFINE_float('temperature_coarse', 1.0, 'Of the coarse byte.')
+_FINE = flags.DEFINE_float('temperature_fine', 1.0, 'Of the fine byte.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Of the draws.', 0, 2**32 - 1)
+_BATCH = flags.DEFINE_integer('batch', 16, 'Utterances synthesised at a time.', 1)
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise InputError(f'found the argument {argv[1]!r}; expected only flags, --name=value.')
+  match _MODE.value:
+    case 'demo':
+      commands.demo(_CONFIG.value, _WORKDIR.value)
+    case 'train':
+      commands.train(_CONFIG.value, _WORKDIR.value)
+    case 'evaluate':
+      commands.evaluate(_WORKDIR.value, _SPLIT.value, _DATA_DIR.value)
+    case 'synthesize':
+      for flag in (_INPUT, _OUTPUT):
+        if not flag.value:
+          raise InputError(f'--{flag.name} is not set.')
+      commands.synthesize(_WORKDIR.value, _INPUT.value, _OUTPUT.value,
+                          (_COARSE.value, _FINE.value), _SEED.value, _BATCH.value)
+
+
+def _parse(argv):
+  try:
+    return app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError, TypeError, ValueError, ImportError, OSError) as error:
+    raise InputError(f'flags: {error}') from error
+
+
+def run() -> None:
+  logging.set_verbosity(logging.ERROR)
+  try:
+    app.run(main, flags_parser=_parse)
+  except InputError as error:
+    sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+  run()

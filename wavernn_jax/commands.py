@@ -1,0 +1,113 @@
+"""One function a mode of launch.py. Each returns the JSON object it printed."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+
+from wavernn_jax import audio, config as config_lib, data, models, synthesis
+from wavernn_jax.config import Config
+from wavernn_jax.errors import InputError
+from wavernn_jax.evaluation import evaluate as evaluation, metrics, pictures
+from wavernn_jax.sampling import scan
+from wavernn_jax.training import checkpoints, journal, loop, workdir as workdir_lib
+
+DEMO_SPEECH = pathlib.Path(__file__).parent / 'demo_speech'
+
+
+def train(config: Config, workdir: str) -> dict:
+  """Trains the run in `workdir`, or goes on with it. See `training.loop.train`."""
+  config_lib.check(config)
+  audio.check_mel_config(config.mel)
+  _use_cpu_devices(config.train.cpu_devices)
+  step = loop.train(config, workdir)
+  rows = journal.read_rows(pathlib.Path(workdir) / 'metrics.jsonl')
+  picture = pathlib.Path(workdir) / 'learning_curve.png'
+  pictures.save(pictures.learning_curve(rows), picture)
+  evaluated = [row for row in rows if 'valid_nll' in row]
+  return _print({'step': step, **(evaluated[-1] if evaluated else {})})
+
+
+def _use_cpu_devices(count: int) -> None:
+  if count > 1:
+    jax.config.update('jax_num_cpu_devices', count)
+
+
+def evaluate(workdir: str, split: str = 'test', data_dir: str = '') -> dict:
+  """Likelihood and free-running metrics of a run's EMA weights on a held-out split.
+
+  Args:
+    workdir: of the run.
+    split: train, valid or test.
+    data_dir: another corpus than the run's.
+
+  Returns:
+    Also written to RUN/evaluation_SPLIT.json.
+  """
+  config = workdir_lib.read_config(workdir)
+  config.data.dir = data_dir or config.data.dir
+  model, params = models.build(config), checkpoints.load_weights(workdir)
+  files = data.split_files(config.data)
+  held_out = data.load_utterances(files[split], config.data, config.mel,
+                                  audio.edge_padding(config.mel) + 1)
+  with synthesis.progress_bar(sum(u.samples for u in held_out), config.mel, 'likelihood') as bar:
+    sums, samples = evaluation.Evaluator(model, config.evaluation).utterance_nats(
+        params, held_out, bar)
+  result = {'split': split, **evaluation.summary(sums, samples, config.evaluation)}
+  train_set = data.load_utterances(files['train'], config.data, config.mel, 1, keep_pcm=False)
+  result['baselines'] = evaluation.baseline_summary(train_set, held_out, config.mel.sample_rate)
+  chosen = held_out[:config.evaluation.free_running]
+  if chosen:
+    result['free_running'] = _free_running(model, params, chosen, config)
+  (pathlib.Path(workdir) / f'evaluation_{split}.json').write_text(json.dumps(result, indent=1))
+  return _print(result)
+
+
+def _free_running(model, params, utterances, config: Config) -> dict:
+  sampler = scan.Sampler(model, params, block_frames=config.evaluation.block_frames)
+  targets = {u.name: u.read(0, u.samples, config.mel.sample_rate) for u in utterances}
+  sources = [synthesis.Source(u.name, data.utterance_mel(u, config.mel), u.samples)
+             for u in utterances]
+  pairs = synthesis.synthesize(sampler, sources, config.train.seed, config.evaluation.batch)
+  return metrics.average(metrics.compare(targets[s.name], pcm, config.mel) for s, pcm in pairs)
+
+
+def synthesize(workdir: str, inputs: str, output: str, temperatures=(1.0, 1.0), seed: int = 0,
+               batch: int = 16) -> dict:
+  """Speech from recordings (copy-synthesis) or .npy mels, one file or a folder."""
+  config = workdir_lib.read_config(workdir)
+  if min(temperatures) < 0:
+    raise InputError(f'--temperature_coarse, --temperature_fine: found {temperatures}, '
+                     'expected 0 (most probable) or more.')
+  sources = synthesis.load_sources(inputs, config.mel)
+  model, params = models.build(config), checkpoints.load_weights(workdir)
+  sampler = scan.Sampler(model, params, temperatures, config.evaluation.block_frames)
+  return _print({'engine': 'scan', **synthesis.write_all(sampler, sources, output, seed, batch)})
+
+
+def demo(config: Config, workdir: str) -> dict:
+  """The main job on the bundled speech: train, evaluate, synthesise, show.
+
+  Leaves wavs, pictures and metrics in `workdir`; what is already done there
+  is not done again.
+  """
+  folder = pathlib.Path(workdir)
+  config.data.dir = str(DEMO_SPEECH)
+  train(config, workdir)
+  result = evaluate(workdir, 'test')
+  speed = synthesize(workdir, str(DEMO_SPEECH / 'test'), str(folder / 'synthesis'))
+  for target in sorted((DEMO_SPEECH / 'test').glob('*.flac')):
+    mels = [audio.utterance_log_mel(audio.read_audio(path, config.mel.sample_rate), config.mel)
+            for path in (target, folder / 'synthesis' / f'{target.stem}.wav')]
+    pictures.save(pictures.spectrogram_pair(*mels, config.mel, target.stem),
+                  folder / f'{target.stem}.png')
+  print(f'\nListen to {folder}/synthesis/*.wav, look at {folder}/*.png;\n'
+        f'metrics are in {folder}/metrics.jsonl and evaluation_test.json.')
+  return _print({'folder': str(folder), 'nll': result['nll'],
+                 'realtime_factor': speed['realtime_factor']})
+
+
+def _print(result: dict) -> dict:
+  print(json.dumps(result, default=np.ndarray.item), flush=True)
+  return result

@@ -1,0 +1,147 @@
+"""From recordings or mel spectrograms to wav files, several at a time."""
+
+import contextlib
+import dataclasses
+import pathlib
+import time
+import zlib
+
+import numpy as np
+import tqdm
+
+from wavernn_jax import audio, data, draw
+from wavernn_jax.config import MelConfig
+from wavernn_jax.errors import InputError
+from wavernn_jax.sampling import scan
+
+_AUDIO = ('.wav', '.flac')
+# The output of a TTS front end undershoots the floor of its convention a little.
+_MEL_SLACK = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """One input: its log mel, where its audio goes, and how long that is."""
+
+  name: str  # relative to the input folder, without suffix; identifies its draws
+  mel_FxM: np.ndarray
+  samples: int
+
+  @property
+  def utterance(self) -> int:
+    """The utterance of `draw.keys`: a function of the name alone."""
+    return zlib.crc32(self.name.encode())
+
+
+def find_sources(path) -> dict[str, pathlib.Path]:
+  """Inputs by name: one file, or the wav, flac and npy files below a folder.
+
+  Where STEM.npy and STEM.wav stand side by side, the mel is taken.
+
+  Raises:
+    InputError: if there is nothing to synthesise.
+  """
+  path = pathlib.Path(path)
+  if path.is_file():
+    return {path.stem: path}
+  if not path.is_dir():
+    raise InputError(f'--input={path}: no such file or folder; expected wav or flac '
+                     'recordings or .npy mels.')
+  found = [p for p in sorted(path.rglob('*'))
+           if p.suffix.lower() in (*_AUDIO, '.npy') and not p.name.startswith('.')]
+  found.sort(key=lambda p: p.suffix.lower() == '.npy')  # .npy last: it wins
+  if not found:
+    raise InputError(f'--input={path}: holds no wav, flac or npy file.')
+  return {p.relative_to(path).with_suffix('').as_posix(): p for p in found}
+
+
+def load_source(name: str, path: pathlib.Path, mel: MelConfig) -> Source:
+  """Reads one input.
+
+  Raises:
+    InputError: if it is no audio, no log mel of this convention, or too short.
+  """
+  if path.suffix.lower() == '.npy':
+    mel_FxM = audio.read_mel(path, mel, slack=_MEL_SLACK)
+    return Source(name, mel_FxM, len(mel_FxM) * mel.hop)
+  pcm = audio.read_audio(path, mel.sample_rate)
+  if len(pcm) <= audio.edge_padding(mel):
+    raise InputError(f'{path}: too short: found {len(pcm)} samples, expected more than '
+                     f'{audio.edge_padding(mel)}.')
+  return Source(name, audio.utterance_log_mel(pcm, mel), len(pcm))
+
+
+def load_sources(path, mel: MelConfig) -> list[Source]:
+  """All inputs below a path; all that are bad are reported at once."""
+  sources, problems = [], []
+  for name, file in find_sources(path).items():
+    try:
+      sources.append(load_source(name, file, mel))
+    except InputError as error:
+      problems.append(str(error))
+  if problems:
+    raise InputError(f'{len(problems)} inputs cannot be used:\n{data.listed(problems)}')
+  return sources
+
+
+def synthesize(sampler: scan.Sampler, sources: list[Source], seed: int, batch: int):
+  """Yields (source, int16 pcm), longest first, `batch` at a time, with a progress bar.
+
+  What an utterance sounds like depends on its name, the seed and, through the
+  rounding of products only, on the batch size.
+  """
+  mel = sampler.model.mel
+  ordered = sorted(sources, key=lambda s: -len(s.mel_FxM))
+  total = sum(len(s.mel_FxM) for s in ordered) * mel.hop
+  with progress_bar(total, mel, 'synthesis') as progress:
+    for first in range(0, len(ordered), batch):
+      group = ordered[first:first + batch]
+      empty = [np.zeros((0, mel.bands), np.float32)] * (min(batch, len(ordered)) - len(group))
+      mels = [s.mel_FxM for s in group] + empty
+      keys = draw.keys(seed, [s.utterance for s in group] + [0] * len(empty))
+      pcms = scan.synthesize(sampler, mels, keys, progress)
+      for source, pcm in zip(group, pcms, strict=False):
+        yield source, pcm[:source.samples]
+
+
+@contextlib.contextmanager
+def progress_bar(samples: int, mel: MelConfig, what: str):
+  """A bar over seconds of audio; yields a function that is told of samples done."""
+  seconds = samples / mel.sample_rate
+  with tqdm.tqdm(total=seconds, desc=what, dynamic_ncols=True,
+                 bar_format='{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s of audio '
+                 '[{elapsed}<{remaining}, {rate_fmt}]', unit=' s') as bar:
+    yield lambda done: bar.update(done / mel.sample_rate)
+
+
+def write_all(sampler: scan.Sampler, sources: list[Source], output, seed: int = 0,
+              batch: int = 16) -> dict:
+  """Synthesises every source into output/NAME.wav and says how fast it went.
+
+  Returns:
+    audio_seconds, seconds, realtime_factor, compile_seconds, files.
+
+  Raises:
+    InputError: if the folder cannot be written, before anything is computed.
+  """
+  output = pathlib.Path(output)
+  rate = sampler.model.mel.sample_rate
+  try:
+    for source in sources:
+      (output / source.name).parent.mkdir(parents=True, exist_ok=True)
+    probe = output / '.writable'
+    probe.touch()
+    probe.unlink()
+  except OSError as error:
+    raise InputError(f'--output={output}: cannot be written ({error.strerror}); give a '
+                     'folder that you may write to.') from error
+  start = time.perf_counter()
+  sampler.warm_up(min(batch, len(sources)))
+  compiled = time.perf_counter()
+  seconds = 0.0
+  for source, pcm in synthesize(sampler, sources, seed, batch):
+    seconds += len(pcm) / rate
+    audio.write_wav(output / f'{source.name}.wav', pcm, rate)
+  elapsed = time.perf_counter() - compiled
+  return {'files': len(sources), 'audio_seconds': seconds, 'seconds': elapsed,
+          'realtime_factor': seconds / elapsed, 'compile_seconds': compiled - start}
