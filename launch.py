@@ -17,9 +17,11 @@ from wavernn_jax import commands
 from wavernn_jax.errors import InputError
 
 _CONFIGS = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'experiments', 'configs')
-_MODE = flags.DEFINE_enum('mode', 'demo', ['demo', 'train', 'evaluate', 'synthesize'], 'What to do.')
+_MODE = flags.DEFINE_enum(
+    'mode', 'demo', ['demo', 'train', 'evaluate', 'synthesize'], 'What to do.')
 _CONFIG = config_flags.DEFINE_config_file(
     'config', os.path.join(_CONFIGS, 'demo.py'), 'FILE.py:VARIANT, for train and demo.')
+_MEL = flags.DEFINE_string('mel', '', 'Named mel convention in place of --config.mel.')
 _WORKDIR = flags.DEFINE_string('workdir', 'runs/demo', 'Folder of the run.')
 _SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'valid', 'test'], 'To evaluate on.')
 _DATA_DIR = flags.DEFINE_string('data_dir', '', 'To evaluate on another corpus.')
@@ -39,7 +41,7 @@ def main(argv):
     case 'demo':
       commands.demo(_CONFIG.value, _WORKDIR.value)
     case 'train':
-      commands.train(_CONFIG.value, _WORKDIR.value)
+      commands.train(_CONFIG.value, _WORKDIR.value, _MEL.value)
     case 'evaluate':
       commands.evaluate(_WORKDIR.value, _SPLIT.value, _DATA_DIR.value)
     case 'synthesize':
@@ -52,9 +54,13 @@ def main(argv):
 
 def _parse(argv):
   try:
-    return app.parse_flags_with_usage(argv)
-  except (AttributeError, KeyError, TypeError, ValueError, ImportError, OSError) as error:
-    raise InputError(f'flags: {error}') from error
+    rest = flags.FLAGS(argv)
+    _ = _CONFIG.value.model  # loads the file: its errors are flag errors too
+    return rest
+  except (flags.Error, AttributeError, LookupError, TypeError, ValueError, OSError) as error:
+    # config_flags quotes the traceback of a config file; its last line is the reason.
+    reason = str(error).strip().rsplit('InputError: ', 1)[-1]
+    raise InputError(f'flags: {reason}') from error
 
 
 def run() -> None:
@@ -62,7 +68,8 @@ def run() -> None:
   try:
     app.run(main, flags_parser=_parse)
   except InputError as error:
-    sys.exit(f'error: {error}')
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == '__main__':

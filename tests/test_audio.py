@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import soxr
 
-from wavernn_jax import audio
+from wavernn_jax import audio, mel_files
 from wavernn_jax.config import MelConfig, mel_preset
 from wavernn_jax.errors import InputError
 
@@ -286,14 +286,14 @@ def test_check_mel_accepts_its_own(name):
   for pcm in (speech_like(), noise[:4_000] // 8, square, sine, tail, square * 0):
     log_mel = audio.utterance_log_mel(pcm, mel)
     for array in (log_mel.T, log_mel, log_mel.T[None], log_mel.astype(np.float64)):
-      np.testing.assert_array_equal(audio.check_mel(array, mel, 'a.npy'), log_mel)
-    half = audio.check_mel(log_mel.T.astype(np.float16), mel, 'a.npy')
+      np.testing.assert_array_equal(mel_files.check_mel(array, mel, 'a.npy'), log_mel)
+    half = mel_files.check_mel(log_mel.T.astype(np.float16), mel, 'a.npy')
     np.testing.assert_allclose(half, log_mel, atol=0.01)
 
 
 def test_check_mel_takes_squares_as_bands_first():
   square = audio.utterance_log_mel(speech_like(), MelConfig())[:80]
-  np.testing.assert_array_equal(audio.check_mel(square.T, MelConfig(), 'a'), square)
+  np.testing.assert_array_equal(mel_files.check_mel(square.T, MelConfig(), 'a'), square)
 
 
 @pytest.mark.parametrize('change, found', [
@@ -314,36 +314,36 @@ def test_check_mel_takes_squares_as_bands_first():
 def test_check_mel_rejects_other_conventions(change, found):
   log_mel = audio.utterance_log_mel(speech_like(), MelConfig())
   with expect_error('some.npy', found):
-    audio.check_mel(change(log_mel), MelConfig(), 'some.npy')
+    mel_files.check_mel(change(log_mel), MelConfig(), 'some.npy')
 
 
 def test_slack_admits_predicted_mels():
   log_mel = audio.utterance_log_mel(speech_like(), MelConfig())
   predicted = log_mel - np.random.default_rng(0).random(log_mel.shape) * 0.3
   with expect_error('below the floor'):
-    audio.check_mel(predicted, MelConfig(), 'some.npy')
-  audio.check_mel(predicted, MelConfig(), 'some.npy', slack=0.3)
+    mel_files.check_mel(predicted, MelConfig(), 'some.npy')
+  mel_files.check_mel(predicted, MelConfig(), 'some.npy', slack=0.3)
 
 
 def test_mel_files(tmp_path):
   mel, path = mel_preset('hifigan'), tmp_path / 'a.npy'
   log_mel = audio.utterance_log_mel(speech_like(0.2, 22_050), mel)
-  audio.write_mel(path, log_mel, mel)
+  mel_files.write_mel(path, log_mel, mel)
   np.testing.assert_array_equal(np.load(path), log_mel.T)
   assert MelConfig(**json.loads((tmp_path / 'a.mel.json').read_text())) == mel
-  np.testing.assert_array_equal(audio.read_mel(path, mel), log_mel)
+  np.testing.assert_array_equal(mel_files.read_mel(path, mel), log_mel)
   renamed = dataclasses.replace(mel, name='mine')
-  np.testing.assert_array_equal(audio.read_mel(path, renamed), log_mel)
+  np.testing.assert_array_equal(mel_files.read_mel(path, renamed), log_mel)
   with expect_error('a.mel.json', 'center .found False, expected True', 'power_floor'):
-    audio.read_mel(path, mel_preset('tacotron2'))
+    mel_files.read_mel(path, mel_preset('tacotron2'))
 
   (tmp_path / 'a.mel.json').rename(tmp_path / 'mel.json')
-  np.testing.assert_array_equal(audio.read_mel(path, mel), log_mel)
+  np.testing.assert_array_equal(mel_files.read_mel(path, mel), log_mel)
   with expect_error('mel.json', 'hop .found 256, expected 128'):
-    audio.read_mel(path, dataclasses.replace(mel, hop=128))
+    mel_files.read_mel(path, dataclasses.replace(mel, hop=128))
   (tmp_path / 'mel.json').write_text('{')
   with expect_error('mel.json', 'cannot be read'):
-    audio.read_mel(path, mel)
+    mel_files.read_mel(path, mel)
 
 
 def test_bad_mel_files(tmp_path):
@@ -352,6 +352,6 @@ def test_bad_mel_files(tmp_path):
   (tmp_path / 'empty.npy').touch()
   for name in ('pickle.npy', 'text.npy', 'empty.npy', 'none.npy'):
     with expect_error(name, 'cannot be read', r'\.npy file'):
-      audio.read_mel(tmp_path / name, MelConfig())
+      mel_files.read_mel(tmp_path / name, MelConfig())
   with expect_error('no/a.mel.json', 'cannot be written'):
-    audio.write_mel(tmp_path / 'no' / 'a.npy', np.zeros((2, 80)), MelConfig())
+    mel_files.write_mel(tmp_path / 'no' / 'a.npy', np.zeros((2, 80)), MelConfig())

@@ -5,10 +5,10 @@ import json
 import math
 
 import hypothesis
+from hypothesis import strategies as st
 import librosa
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 from scipy import signal
 
 from wavernn_jax.config import MelConfig, mel_preset

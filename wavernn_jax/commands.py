@@ -3,10 +3,9 @@
 import json
 import pathlib
 
-import jax
 import numpy as np
 
-from wavernn_jax import audio, config as config_lib, data, models, synthesis
+from wavernn_jax import audio, config as config_lib, data, files, models, synthesis
 from wavernn_jax.config import Config
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import evaluate as evaluation, metrics, pictures
@@ -16,22 +15,26 @@ from wavernn_jax.training import checkpoints, journal, loop, workdir as workdir_
 DEMO_SPEECH = pathlib.Path(__file__).parent / 'demo_speech'
 
 
-def train(config: Config, workdir: str) -> dict:
-  """Trains the run in `workdir`, or goes on with it. See `training.loop.train`."""
+def train(config: Config, workdir: str, mel_preset: str = '') -> dict:
+  """Trains the run in `workdir`, or goes on with it. See `training.loop.train`.
+
+  Args:
+    config: of the run.
+    workdir: its folder.
+    mel_preset: replaces `config.mel` by a named convention.
+  """
+  if mel_preset:
+    if config.mel != config_lib.MelConfig():
+      raise InputError(f'--mel={mel_preset} would undo --config.mel.…; give one of them.')
+    config.mel = config_lib.mel_preset(mel_preset)
   config_lib.check(config)
   audio.check_mel_config(config.mel)
-  _use_cpu_devices(config.train.cpu_devices)
   step = loop.train(config, workdir)
   rows = journal.read_rows(pathlib.Path(workdir) / 'metrics.jsonl')
   picture = pathlib.Path(workdir) / 'learning_curve.png'
   pictures.save(pictures.learning_curve(rows), picture)
   evaluated = [row for row in rows if 'valid_nll' in row]
   return _print({'step': step, **(evaluated[-1] if evaluated else {})})
-
-
-def _use_cpu_devices(count: int) -> None:
-  if count > 1:
-    jax.config.update('jax_num_cpu_devices', count)
 
 
 def evaluate(workdir: str, split: str = 'test', data_dir: str = '') -> dict:
@@ -48,19 +51,19 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '') -> dict:
   config = workdir_lib.read_config(workdir)
   config.data.dir = data_dir or config.data.dir
   model, params = models.build(config), checkpoints.load_weights(workdir)
-  files = data.split_files(config.data)
-  held_out = data.load_utterances(files[split], config.data, config.mel,
+  paths = data.split_files(config.data)
+  held_out = data.load_utterances(paths[split], config.data, config.mel,
                                   audio.edge_padding(config.mel) + 1)
   with synthesis.progress_bar(sum(u.samples for u in held_out), config.mel, 'likelihood') as bar:
     sums, samples = evaluation.Evaluator(model, config.evaluation).utterance_nats(
         params, held_out, bar)
   result = {'split': split, **evaluation.summary(sums, samples, config.evaluation)}
-  train_set = data.load_utterances(files['train'], config.data, config.mel, 1, keep_pcm=False)
+  train_set = data.load_utterances(paths['train'], config.data, config.mel, 1, keep_pcm=False)
   result['baselines'] = evaluation.baseline_summary(train_set, held_out, config.mel.sample_rate)
   chosen = held_out[:config.evaluation.free_running]
   if chosen:
     result['free_running'] = _free_running(model, params, chosen, config)
-  (pathlib.Path(workdir) / f'evaluation_{split}.json').write_text(json.dumps(result, indent=1))
+  files.write_text(pathlib.Path(workdir) / f'evaluation_{split}.json', json.dumps(result, indent=1))
   return _print(result)
 
 

@@ -132,7 +132,6 @@ class TrainConfig:
   eval_every: int = 2_000  # steps; also writes TensorBoard audio
   save_every: int = 1_000  # steps
   keep: int = 3  # last checkpoints; the best by valid NLL is kept besides
-  cpu_devices: int = 1  # XLA CPU devices; data parallel over all of them
 
 
 @dataclasses.dataclass
@@ -222,8 +221,7 @@ def check(config: Config) -> None:
       (t.input_noise >= 0, 'train.input_noise', t.input_noise, '0 or more'),
       (t.seed >= 0, 'train.seed', t.seed, '0 or more'),
       *[(getattr(t, f) > 0, f'train.{f}', getattr(t, f), 'a positive number')
-        for f in ('steps', 'batch', 'crop', 'log_every', 'eval_every', 'save_every',
-                  'keep', 'cpu_devices')],
+        for f in ('steps', 'batch', 'crop', 'log_every', 'eval_every', 'save_every', 'keep')],
       *[(getattr(e, f) > 0, f'evaluation.{f}', getattr(e, f), 'a positive number')
         for f in ('batch', 'block_frames', 'bootstrap')],
   ]

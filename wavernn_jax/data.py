@@ -21,7 +21,7 @@ import grain
 import jax.numpy as jnp
 import numpy as np
 
-from wavernn_jax import audio
+from wavernn_jax import audio, mel_files
 from wavernn_jax.config import DataConfig, MelConfig
 from wavernn_jax.errors import InputError
 
@@ -225,10 +225,10 @@ def read_paired_mel(path, samples: int, mel: MelConfig) -> np.ndarray:
   """The .npy mel of an utterance, cut or padded by at most two frames to its length.
 
   Raises:
-    InputError: as `audio.read_mel`, or if the lengths disagree by more, as they
+    InputError: as `mel_files.read_mel`, or if the lengths disagree by more, as they
       do when mel and config have different hops.
   """
-  mel_FxM = audio.read_mel(path, mel, slack=_UNDERSHOOT)
+  mel_FxM = mel_files.read_mel(path, mel, slack=_UNDERSHOOT)
   expected = audio.frame_count(samples, mel)
   if abs(len(mel_FxM) - expected) > 2:
     raise InputError(

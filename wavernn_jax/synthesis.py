@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import tqdm
 
-from wavernn_jax import audio, data, draw
+from wavernn_jax import audio, data, draw, mel_files
 from wavernn_jax.config import MelConfig
 from wavernn_jax.errors import InputError
 from wavernn_jax.sampling import scan
@@ -62,7 +62,7 @@ def load_source(name: str, path: pathlib.Path, mel: MelConfig) -> Source:
     InputError: if it is no audio, no log mel of this convention, or too short.
   """
   if path.suffix.lower() == '.npy':
-    mel_FxM = audio.read_mel(path, mel, slack=_MEL_SLACK)
+    mel_FxM = mel_files.read_mel(path, mel, slack=_MEL_SLACK)
     return Source(name, mel_FxM, len(mel_FxM) * mel.hop)
   pcm = audio.read_audio(path, mel.sample_rate)
   if len(pcm) <= audio.edge_padding(mel):

@@ -5,8 +5,8 @@ fine byte of speech stays near its ln 256 = 5.55 for every model, so a total
 above 5 nats/sample is normal. All results are in nats/sample.
 """
 
-import math
 from collections.abc import Iterable
+import math
 
 import numpy as np
 

@@ -6,8 +6,8 @@ PCM of one rate. A metric that is undefined for an input (silence, no voiced
 frame, shorter than one analysis window) is NaN, and `average` makes it null.
 """
 
-import math
 from collections.abc import Iterable
+import math
 
 import librosa
 import numpy as np

@@ -2,13 +2,13 @@
 
 import math
 import os
-from pathlib import Path
 
 import librosa
-import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+import numpy as np
 
+from wavernn_jax import files
 from wavernn_jax.config import MelConfig
 
 TICKS_HZ = np.array([250, 500, 1_000, 2_000, 4_000, 8_000, 16_000])
@@ -78,13 +78,8 @@ def learning_curve(rows: list[dict]) -> Figure:
 
 def save(figure: Figure, path: str | os.PathLike) -> None:
   """Writes a PNG; a reader finds the old file or the whole new one."""
-  path = Path(path)
-  temporary = path.with_name(f'.{path.name}.tmp')
-  try:
-    figure.savefig(temporary, format='png')
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  with files.replacing(path) as file:
+    figure.savefig(file, format='png')
 
 
 def to_array(figure: Figure) -> np.ndarray:

@@ -14,14 +14,12 @@ nothing to mask.
 import dataclasses
 
 from flax import nnx
-import jax
 from jax import lax
 import jax.numpy as jnp
 
 from wavernn_jax import audio, draw, likelihood
 from wavernn_jax.config import MelConfig, ModelConfig
 from wavernn_jax.models import cell, conditioning
-
 
 BYTES = ('coarse', 'fine')
 # Speech lies within a few hundredths of [−1, 1] most of the time. Adam moves every
@@ -121,7 +119,7 @@ class WaveRNN:
     """States TxBxH after each of the given samples, and the samples' bytes TxB."""
     pcm_TxB = jnp.concatenate([state['sample'][:, None], pcm_BxT], axis=1).T
     coarse_TxB, fine_TxB = audio.split_bytes(pcm_TxB)
-    x_TxBxH = self._gate_inputs(params, mel_BxFxM, coarse_TxB, fine_TxB, input_noise)
+    x_TxBxH = self.gate_inputs(params, mel_BxFxM, coarse_TxB, fine_TxB, input_noise)
     h_TxBxH = cell.scan(self.recurrent(params), x_TxBxH, state['h'].astype(x_TxBxH[0].dtype))
     return h_TxBxH, {'coarse': coarse_TxB[1:], 'fine': fine_TxB[1:]}
 
@@ -175,7 +173,8 @@ class WaveRNN:
     R_HxG = jnp.concatenate([params['recurrent'][gate] for gate in 'ure'], axis=1)
     return R_HxG.astype(likelihood.product_dtype(R_HxG, self.config.compute_dtype))
 
-  def _gate_inputs(self, params, mel_BxFxM, coarse_TxB, fine_TxB, input_noise):
+  def gate_inputs(self, params, mel_BxFxM, coarse_TxB, fine_TxB, input_noise=None):
+    """(x_u, x_r, x_e), each TxBxH, from bytes of T + 1 samples: the first is the past."""
     x_TxBxH = conditioning.sample_gates(
         params['conditioning'], mel_BxFxM, coarse_TxB.shape[0] - 1, self.config, self.mel)
     bytes_TxBx3 = audio.scale_byte(

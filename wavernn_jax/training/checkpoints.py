@@ -23,9 +23,13 @@ _METRIC = 'valid_nll'
 
 
 class Checkpoints:
-  """The checkpoints of one run: the last `keep` and the best by valid NLL."""
+  """The checkpoints of one run: the last `keep` and the best by valid NLL.
 
-  def __init__(self, workdir, keep: int = 3):
+  Only the process that holds the run's lock may write: it removes what a
+  killed one left unfinished.
+  """
+
+  def __init__(self, workdir, keep: int = 3, read_only: bool = False):
     self._folder = pathlib.Path(workdir).resolve() / 'checkpoints'
     policy = checkpoint_managers.AnyPreservationPolicy([
         checkpoint_managers.LatestN(keep),
@@ -34,7 +38,8 @@ class Checkpoints:
             keep_checkpoints_without_metrics=False)])
     self._manager = ocp.CheckpointManager(
         self._folder, options=ocp.CheckpointManagerOptions(
-            preservation_policy=policy, create=True, enable_async_checkpointing=True,
+            preservation_policy=policy, create=not read_only, read_only=read_only,
+            cleanup_tmp_directories=not read_only, enable_async_checkpointing=True,
             best_fn=lambda metrics: metrics[_METRIC], best_mode='min'))
 
   def latest(self) -> int | None:
@@ -79,7 +84,8 @@ class Checkpoints:
       self._manager.wait_until_finished()
 
   def close(self) -> None:
-    self._manager.close()
+    with self._reporting('the last checkpoint'):
+      self._manager.close()
 
   def _complete(self) -> int | None:
     """As `latest`, from the disk: the manager counts saves that are under way or failed."""
@@ -92,9 +98,10 @@ class Checkpoints:
     try:
       yield
     except Exception as error:
+      reason = str(error).split(' [')[0][-200:]  # tensorstore: paths first, then what, [where]
       raise InputError(
-          f'{self._folder}: {what} could not be saved ({type(error).__name__}: '
-          f'{str(error)[:300]}). The last complete checkpoint is of step {self._complete()}; '
+          f'{self._folder}: {what} could not be saved ({type(error).__name__}: … {reason}). '
+          f'The last complete checkpoint is of step {self._complete()}; '
           'free disk space or mend the folder and run the same command again to go on '
           'from it.') from error
 
@@ -112,12 +119,13 @@ def load_weights(workdir, expected: Config | None = None):
   config = workdir_lib.read_config(workdir)
   if expected is not None:
     _check_same_model(workdir, config, expected)
-  saved = Checkpoints(workdir)
+  saved = Checkpoints(workdir, read_only=True)
   step = saved.best()
   if step is None:
     raise InputError(f'{workdir}: holds no complete checkpoint; train it first.')
-  state = models.build(config).init(0)
-  restored, _ = saved.restore(step_lib.initial_state(state, config), step)
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  restored, _ = saved.restore(
+      step_lib.abstract_state(models.build(config), config, here), step)
   saved.close()
   return restored['ema']
 

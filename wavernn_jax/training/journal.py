@@ -1,12 +1,15 @@
 """What a run leaves for people: metrics.jsonl, TensorBoard events, a progress bar."""
 
+import contextlib
 import json
-import os
 import pathlib
 import time
 
 import tensorboardX
 import tqdm
+
+from wavernn_jax import files
+from wavernn_jax.errors import InputError
 
 
 class Journal:
@@ -19,16 +22,18 @@ class Journal:
   def __init__(self, workdir, step: int):
     self._path = pathlib.Path(workdir) / 'metrics.jsonl'
     keep = [row for row in read_rows(self._path) if row['step'] <= step]
-    temporary = self._path.with_suffix('.tmp')
-    temporary.write_text(''.join(json.dumps(row) + '\n' for row in keep))
-    os.replace(temporary, self._path)
+    files.write_text(self._path, ''.join(json.dumps(row) + '\n' for row in keep))
     self._file = self._path.open('a')
     self._events = tensorboardX.SummaryWriter(
         str(pathlib.Path(workdir) / 'tensorboard'), purge_step=step + 1, flush_secs=30)
 
   def scalars(self, step: int, values: dict[str, float]) -> None:
-    self._file.write(json.dumps({'step': step, **values}) + '\n')
-    self._file.flush()
+    try:
+      self._file.write(json.dumps({'step': step, **values}) + '\n')
+      self._file.flush()
+    except OSError as error:
+      raise InputError(f'{self._path}: cannot be written ({error.strerror}); free disk space '
+                       'and run the same command again to go on.') from error
     for name, value in values.items():
       self._events.add_scalar(name, value, step)
 
@@ -39,7 +44,8 @@ class Journal:
     self._events.add_image(name, image_HxWx3, step, dataformats='HWC')
 
   def close(self) -> None:
-    self._file.close()
+    with contextlib.suppress(OSError):  # of a row that `scalars` has reported
+      self._file.close()
     self._events.close()
 
 

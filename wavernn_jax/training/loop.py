@@ -6,7 +6,6 @@ import signal
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
-import numpy as np
 
 from wavernn_jax import audio, backend, data, draw, models
 from wavernn_jax.config import Config
@@ -25,6 +24,9 @@ def train(config: Config, workdir) -> int:
     InputError: for bad input, before anything is written, and if the loss or
       a gradient stops being finite.
   """
+  if config.train.batch % jax.device_count():
+    raise InputError(f'--config.train.batch: found {config.train.batch}, expected a multiple '
+                     f'of the {jax.device_count()} devices.')
   train_set, valid_set = load_corpus(config)
   lock = workdir_lib.claim(workdir, config, workdir_lib.corpus_digest(train_set))
   with lock, _StopOnSignal() as stop:
@@ -81,11 +83,13 @@ class _Run:
         train_set, shape, config.mel, config.train.batch,
         config.train.seed, config.data.workers)
     self.checkpoints = checkpoints.Checkpoints(workdir, config.train.keep)
-    self.step, self.state = 0, self._first_state()
-    if self.checkpoints.latest() is not None:
-      self.state, position = self.checkpoints.restore(self.state)
+    if self.checkpoints.latest() is None:
+      self.state = self._first_state()
+    else:
+      self.state, position = self.checkpoints.restore(
+          step_lib.abstract_state(self.model, config, self.replicated))
       self.batches.set_state(position)
-      self.step = int(self.state['step'])
+    self.step = int(self.state['step'])
     self.journal = journal.Journal(workdir, self.step)
     self.train_step = backend.jit(
         functools.partial(step_lib.train_step, self.model, config), donate_argnums=0,
@@ -96,7 +100,7 @@ class _Run:
 
   def _first_state(self):
     params = self.model.init(self.config.train.seed)
-    if self.config.init_from and self.checkpoints.latest() is None:
+    if self.config.init_from:
       params = checkpoints.load_weights(self.config.init_from, self.config)
     return jax.device_put(step_lib.initial_state(params, self.config), self.replicated)
 
@@ -151,12 +155,15 @@ class _Run:
     """Stops a run whose loss or gradient was not finite."""
     bad = int(self.state['nonfinite_step'])
     if bad >= 0:
+      good = self.checkpoints.latest()
+      kept = ('There is no checkpoint yet' if good is None else
+              f'The last good checkpoint is of step {good}')
+      go_on = '' if good is None else f' with --config.init_from={self.workdir}'
       raise InputError(
-          f'{self.workdir}: loss or gradient was not finite at step {bad}. The last good '
-          f'checkpoint is of step {self.checkpoints.latest()}. Try a lower '
+          f'{self.workdir}: loss or gradient was not finite at step {bad}. {kept}. Try a lower '
           '--config.optimizer.learning_rate, a smaller --config.optimizer.clip_norm or a '
-          'longer --config.optimizer.warmup_steps in a new --workdir with '
-          f'--config.init_from={self.workdir}; look for damaged audio too.')
+          f'longer --config.optimizer.warmup_steps in a new --workdir{go_on}; look for '
+          'damaged audio too.')
 
   def _save(self, valid_nll=None):
     self._guard()

@@ -7,7 +7,6 @@ import optax
 from wavernn_jax import data
 from wavernn_jax.config import Config, OptimizerConfig
 
-
 METRICS = ('nll', 'nll_coarse', 'nll_fine', 'gradient_norm', 'learning_rate')
 
 
@@ -43,6 +42,13 @@ def initial_state(params, config: Config):
   }
 
 
+def abstract_state(model, config: Config, sharding):
+  """Shapes, types and placement of the train state, to restore a checkpoint into."""
+  shapes = jax.eval_shape(lambda: initial_state(model.init(0), config))
+  return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
+
 def crop_loss(model, params, batch, config: Config, noise_key):
   """Mean nats/sample of a batch of crops, and its coarse and fine parts.
 
@@ -71,7 +77,7 @@ def train_step(model, config: Config, state, batch):
   noise_key = jax.random.fold_in(jax.random.key(config.train.seed), step)
   (loss, parts), gradients = jax.value_and_grad(
       lambda p: crop_loss(model, p, batch, config, noise_key), has_aux=True)(state['params'])
-  norm = optax.global_norm(gradients)
+  norm = optax.tree.norm(gradients)
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
   updates, optimizer_state = optimizer(config.optimizer, config.train.steps).update(
       gradients, state['optimizer'], state['params'])
@@ -79,7 +85,10 @@ def train_step(model, config: Config, state, batch):
   # Early weights are forgotten sooner: they are far from any good average.
   decay = jnp.minimum(config.optimizer.ema_decay, (1.0 + step) / (10.0 + step))
   ema = optax.incremental_update(params, state['ema'], 1 - decay)
-  keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+  def keep(new, old):
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
   metrics = {'nll': loss, **parts, 'gradient_norm': norm,
              'learning_rate': learning_rate(config.optimizer, config.train.steps)(step)}
   since_log = step % config.train.log_every

@@ -4,10 +4,9 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import pathlib
 
-from wavernn_jax import config as config_lib
+from wavernn_jax import config as config_lib, files
 from wavernn_jax.config import Config
 from wavernn_jax.errors import InputError
 
@@ -57,15 +56,14 @@ def claim(workdir, config: Config, corpus: str):
 
 
 def _write_run(workdir: pathlib.Path, config: Config, corpus: str) -> None:
-  path, temporary = workdir / 'run.json', workdir / 'run.json.tmp'
+  path = workdir / 'run.json'
   if path.exists():
     corpus = _check_same_run(path, config, corpus)
-  elif others := sorted({p.name for p in workdir.iterdir()} - {'.lock', temporary.name}):
+  elif others := sorted(p.name for p in workdir.iterdir() if not p.name.startswith('.')):
     raise InputError(f'--workdir={workdir}: holds {others[:5]} but no run.json, so it is no '
                      'run of this program; give a new or empty folder.')
   values = {'config': config_lib.to_dict(config), 'corpus': corpus}
-  temporary.write_text(json.dumps(values, indent=1))
-  os.replace(temporary, path)
+  files.write_text(path, json.dumps(values, indent=1))
 
 
 def _check_same_run(path: pathlib.Path, config: Config, corpus: str) -> str:

@@ -1,0 +1,68 @@
+"""What every benchmark shares: timing in one run, and where a figure comes from."""
+
+import datetime
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import time
+
+import jax
+
+from wavernn_jax import backend
+
+
+def interleaved(functions: dict, repeats: int) -> dict[str, float]:
+  """Median seconds of each function: a call of each in turn, `repeats` times.
+
+  Taking turns lets what else runs on the machine fall on all of them alike.
+  Each is called once before, to compile.
+  """
+  for function in functions.values():
+    jax.block_until_ready(function())
+  times = {name: [] for name in functions}
+  for _ in range(repeats):
+    for name, function in functions.items():
+      start = time.perf_counter()
+      jax.block_until_ready(function())
+      times[name].append(time.perf_counter() - start)
+  return {name: statistics.median(t) for name, t in times.items()}
+
+
+def compiled(function, *args):
+  """The compiled function as one without arguments, for `interleaved`."""
+  function = backend.jit(function)
+  return lambda: function(*args)
+
+
+def peak_memory_gib() -> float:
+  """Highest resident memory of this process so far."""
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def source() -> dict:
+  """Commit, hardware and date of a figure."""
+  here = os.path.dirname(os.path.abspath(__file__))
+  git = subprocess.run(['git', 'describe', '--always', '--dirty'], cwd=here,
+                       capture_output=True, text=True, check=False)
+  return {'commit': git.stdout.strip() or 'unknown', 'hardware': _hardware(),
+          'jax': jax.__version__, 'date': datetime.date.today().isoformat()}
+
+
+def _hardware() -> str:
+  device = jax.devices()[0]
+  if device.platform != 'cpu':
+    return f'{jax.device_count()} × {device.device_kind}'
+  try:
+    with open('/proc/cpuinfo') as file:
+      model = next(line.split(':')[1].strip() for line in file if line.startswith('model name'))
+  except (OSError, StopIteration):
+    model = platform.processor() or platform.machine()
+  return f'{model}, {len(os.sched_getaffinity(0))} cores'
+
+
+def report(result: dict) -> None:
+  """Prints the JSON object that ends a benchmark."""
+  print(json.dumps(result | source()), flush=True)

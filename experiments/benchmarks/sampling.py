@@ -1,0 +1,48 @@
+"""Sampling speed of the scan sampler at batch 1 and 16.
+
+    python -m experiments.benchmarks.sampling --units=896 --projection=448
+
+The last line is one JSON object; `rows` hold `samples_per_second` of all lanes
+together and `realtime_factor` of one lane at 24 kHz.
+"""
+
+from absl import app, flags
+import numpy as np
+
+from experiments.benchmarks import measure
+from wavernn_jax import config as config_lib, draw, models
+from wavernn_jax.sampling import scan
+
+_UNITS = flags.DEFINE_integer('units', 896, 'H.')
+_PROJECTION = flags.DEFINE_integer('projection', 448, 'P.')
+_DTYPE = flags.DEFINE_string('compute_dtype', 'float32', 'Of matrix products.')
+_BATCHES = flags.DEFINE_multi_integer('batch', [1, 16], 'Lanes.')
+_REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed blocks of each batch.')
+_BLOCK = flags.DEFINE_integer('block_frames', 16, 'Frames a block.')
+
+
+def main(_):
+  config = config_lib.Config()
+  config.model.units, config.model.projection = _UNITS.value, _PROJECTION.value
+  config.model.compute_dtype = _DTYPE.value
+  model = models.build(config)
+  sampler = scan.Sampler(model, model.init(0), block_frames=_BLOCK.value)
+  samples = _BLOCK.value * config.mel.hop
+  rng = np.random.default_rng(0)
+
+  def block(batch):
+    mel = rng.normal(-5, 2, (batch, _BLOCK.value + 2 * sampler.lookahead, config.mel.bands))
+    state, keys = sampler.initial_state(batch), draw.keys(0, range(batch))
+    return lambda: sampler.next_block(state, mel.astype(np.float32), keys)
+
+  seconds = measure.interleaved({b: block(b) for b in _BATCHES.value}, _REPEATS.value)
+  rows = [{'batch': b, 'samples_per_second': b * samples / s,
+           'realtime_factor': samples / s / config.mel.sample_rate}
+          for b, s in seconds.items()]
+  measure.report({'units': _UNITS.value, 'projection': _PROJECTION.value, 'engine': 'scan',
+                  'compute_dtype': _DTYPE.value, 'rows': rows,
+                  'peak_memory_gib': measure.peak_memory_gib()})
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,140 @@
+"""Training speed: the full step, its parts, the recurrence against autodiff, memory.
+
+    python -m experiments.benchmarks.training
+    python -m experiments.benchmarks.training --units=896 --projection=448 --repeats=3 \
+        --norecurrence --noparts
+
+Batches are crops of synthetic noise read by the real loader. The last line is
+one JSON object: `samples_per_second` of the full step, `backward_speedup` =
+time of plain autodiff over time of the hand-written backward, `parts_ms`,
+`loader_share` and `peak_memory_gib`.
+"""
+
+import functools
+import pathlib
+import tempfile
+import time
+
+from absl import app, flags
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.benchmarks import measure
+from wavernn_jax import audio, backend, config as config_lib, data, likelihood, models
+from wavernn_jax.models import cell
+from wavernn_jax.training import step as step_lib
+
+_UNITS = flags.DEFINE_integer('units', 128, 'H of the full step.')
+_PROJECTION = flags.DEFINE_integer('projection', 128, 'P of the full step.')
+_DTYPE = flags.DEFINE_string('compute_dtype', 'float32', 'Of matrix products.')
+_BATCH = flags.DEFINE_integer('batch', 32, 'Crops.')
+_CROP = flags.DEFINE_integer('crop', 960, 'Samples of a crop.')
+_REPEATS = flags.DEFINE_integer('repeats', 15, 'Timed calls of each function.')
+_RECURRENCE = flags.DEFINE_bool('recurrence', True, 'Time the recurrence at 896 units.')
+_PARTS = flags.DEFINE_bool('parts', True, 'Time the parts of the full step.')
+
+
+def _batches(model, config, folder):
+  """The loader over a minute of noise."""
+  rng = np.random.default_rng(0)
+  for i in range(10):
+    pcm = rng.normal(0, 2000, 6 * config.mel.sample_rate).astype(np.int16)
+    audio.write_wav(pathlib.Path(folder) / f'{i}.wav', pcm, config.mel.sample_rate)
+  utterances = data.load_utterances(data.find_audio(folder), config.data, config.mel, 1)
+  crop = config.train.crop
+  shape = data.CropShape(crop, model.frames(crop), model.context)
+  return data.crop_batches(utterances, shape, config.mel, config.train.batch, 0)
+
+
+def full_step(config) -> dict:
+  """Samples a second of the train step with its loader, and the loader's share."""
+  model = models.build(config)
+  with tempfile.TemporaryDirectory() as folder:
+    batches = _batches(model, config, folder)
+    step = backend.jit(functools.partial(step_lib.train_step, model, config), donate_argnums=0)
+    state, _ = step(step_lib.initial_state(model.init(0), config), next(batches))
+    times, loading = [], []
+    for _ in range(_REPEATS.value):
+      start = time.perf_counter()
+      batch = next(batches)
+      loading.append(time.perf_counter() - start)
+      state, _ = step(state, batch)
+      jax.block_until_ready(state)
+      times.append(time.perf_counter() - start)
+    seconds = float(np.median(times))
+    samples = config.train.batch * config.train.crop
+    result = {'samples_per_second': samples / seconds, 'step_ms': 1e3 * seconds,
+              'loader_share': float(np.median(loading)) / seconds,
+              'loader_samples_per_second': samples / float(np.median(loading))}
+    return result | {'parts_ms': parts(model, config, next(batches))} if _PARTS.value else result
+
+
+def parts(model, config, batch) -> dict[str, float]:
+  """Milliseconds of each part of the step, forward and backward, compiled alone."""
+  params = model.init(0)
+  pcm, mel = jax.jit(lambda b: data.crop_inputs(b, config.mel))(batch)
+  state = model.initial_state(len(pcm)) | {'sample': pcm[:, 0]}
+  coarse, fine = audio.split_bytes(jnp.asarray(pcm).T)
+
+  def inputs(p):
+    return model.gate_inputs(p, mel, coarse, fine)
+
+  x = jax.jit(inputs)(params)
+  ones = jax.tree.map(jnp.ones_like, x)
+  R, h = model.recurrent(params), state['h']
+  y = jnp.split(jax.jit(cell.scan)(R, x, h), 2, axis=-1)
+  weight = jnp.ones(y[0].shape[:2])
+
+  def outputs(p, y):
+    return sum(likelihood.mean_nats(p['outputs'][byte], part, target[1:], weight,
+                                    config.model.compute_dtype)
+               for byte, part, target in zip(('coarse', 'fine'), y, (coarse, fine), strict=True))
+
+  optimizer = step_lib.optimizer(config.optimizer, config.train.steps)
+  optimizer_state = optimizer.init(params)
+  seconds = measure.interleaved({
+      'mel': measure.compiled(lambda b: data.crop_inputs(b, config.mel), batch),
+      'gate_inputs': measure.compiled(
+          lambda p: jax.vjp(inputs, p)[1](ones), params),
+      'recurrence': measure.compiled(
+          lambda *a: jax.vjp(cell.scan, *a)[1](jnp.ones_like(ones[0])), R, x, h),
+      'output_layers': measure.compiled(jax.grad(outputs, argnums=(0, 1)), params, y),
+      'optimizer': measure.compiled(
+          lambda p, s: optimizer.update(p, s, p), params, optimizer_state),
+  }, _REPEATS.value)
+  return {name: round(1e3 * s, 1) for name, s in seconds.items()}
+
+
+def backward_speedup(units=896, batch=32, steps=240) -> dict:
+  """The recurrence alone, forward and backward: plain autodiff over hand-written."""
+  keys = jax.random.split(jax.random.key(0), 5)
+  R = jax.random.normal(keys[0], (units, 3 * units)) / units**0.5
+  x = tuple(jax.random.normal(k, (steps, batch, units)) for k in keys[1:4])
+  h, dy = jnp.zeros((batch, units)), jax.random.normal(keys[4], (steps, batch, units))
+  seconds = measure.interleaved({
+      name: measure.compiled(lambda dy, *a, f=f: jax.vjp(f, *a)[1](dy), dy, R, x, h)
+      for name, f in (('plain', cell.autodiff_scan), ('hand_written', cell.scan))},
+      max(5, _REPEATS.value // 2))
+  return {'backward_speedup': seconds['plain'] / seconds['hand_written'],
+          'recurrence_units': units, 'recurrence_batch': batch, 'recurrence_steps': steps,
+          **{f'recurrence_{n}_samples_per_second': batch * steps / s
+             for n, s in seconds.items()}}
+
+
+def main(_):
+  config = config_lib.Config()
+  config.model.units, config.model.projection = _UNITS.value, _PROJECTION.value
+  config.model.compute_dtype = _DTYPE.value
+  config.train.batch, config.train.crop = _BATCH.value, _CROP.value
+  config_lib.check(config)
+  result = {'units': _UNITS.value, 'projection': _PROJECTION.value, 'batch': _BATCH.value,
+            'crop': _CROP.value, 'compute_dtype': _DTYPE.value, **full_step(config),
+            'peak_memory_gib': measure.peak_memory_gib()}
+  if _RECURRENCE.value:
+    result |= backward_speedup()
+  measure.report(result)
+
+
+if __name__ == '__main__':
+  app.run(main)

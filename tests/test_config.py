@@ -1,0 +1,90 @@
+"""Configurations: as JSON and back, differences, and values that cannot be."""
+
+import dataclasses
+import json
+
+import pytest
+
+from wavernn_jax import config as config_lib
+from wavernn_jax.errors import InputError
+
+
+def _changed(**values):
+  """A configuration with fields set: part__field=value."""
+  config = config_lib.Config()
+  for name, value in values.items():
+    part, field = name.split('__')
+    setattr(getattr(config, part), field, value)
+  return config
+
+
+def test_a_config_survives_json():
+  config = _changed(model__units=32, data__dir='somewhere', mel__fmin=55.5, train__seed=7)
+  config.init_from = 'RUN'
+  read = config_lib.from_dict(json.loads(json.dumps(config_lib.to_dict(config))))
+  assert read == config
+  assert isinstance(read.mel, config_lib.MelConfig)
+  assert read != config_lib.Config()
+
+
+def test_presets_differ_from_each_other_and_an_unknown_one_lists_them():
+  names = ('wavernn24k', 'tacotron2', 'hifigan', 'parallel_wavegan24k')
+  presets = [dataclasses.replace(config_lib.mel_preset(n), name='') for n in names]
+  assert all(a != b for i, a in enumerate(presets) for b in presets[:i])
+  assert [config_lib.mel_preset(n).name for n in names] == list(names)
+  with pytest.raises(InputError, match="'tacotron3'(?s:.*)tacotron2"):
+    config_lib.mel_preset('tacotron3')
+
+
+@pytest.mark.parametrize('where', ['config', 'config.model', 'config.mel'])
+def test_an_unknown_field_is_named_with_its_place(where):
+  tree = config_lib.to_dict(config_lib.Config())
+  part = tree if where == 'config' else tree[where.removeprefix('config.')]
+  part['unitz'] = 3
+  with pytest.raises(InputError, match=f"^{where}: .*'unitz'"):
+    config_lib.from_dict(tree)
+
+
+def test_a_field_that_an_older_version_lacked_takes_its_default():
+  tree = config_lib.to_dict(_changed(model__units=32))
+  del tree['model']['kernel'], tree['evaluation'], tree['init_from']
+  assert config_lib.from_dict(tree) == _changed(model__units=32)
+
+
+def test_differences_name_the_field_and_both_values():
+  a, b = (config_lib.to_dict(_changed(model__units=u, mel__fmin=f))
+          for u, f in ((32, 0.0), (64, 20.0)))
+  assert config_lib.differences(a, b) == {
+      'config.model.units': (32, 64), 'config.mel.fmin': (0.0, 20.0)}
+  assert config_lib.differences(a, a) == {}
+  del b['init_from']
+  assert config_lib.differences(a, b)['config.init_from'] == ('', None)
+
+
+@pytest.mark.parametrize('field, value', [
+    ('model__units', 895), ('model__units', 0), ('model__projection', 0),
+    ('model__channels', -1), ('model__layers', 0), ('model__kernel', 4),
+    ('model__compute_dtype', 'float16'), ('data__mels', 'files'),
+    ('data__valid_fraction', 0.0), ('data__test_fraction', 0.5), ('data__workers', -1),
+    ('optimizer__learning_rate', 0.0), ('optimizer__clip_norm', 0.0),
+    ('optimizer__ema_decay', 1.0), ('optimizer__warmup_steps', -1),
+    ('train__burn_in', 960), ('train__burn_in', -1), ('train__input_noise', -0.1),
+    ('train__seed', -1), ('train__steps', 0), ('train__batch', 0), ('train__crop', 0),
+    ('train__log_every', 0), ('train__eval_every', 0), ('train__save_every', 0),
+    ('train__keep', 0), ('train__cpu_devices', 0), ('evaluation__batch', 0),
+    ('evaluation__block_frames', 0), ('evaluation__bootstrap', 0)])
+def test_an_impossible_value_is_named_with_its_flag(field, value):
+  flag = '--config.' + field.replace('__', '.')
+  with pytest.raises(InputError) as error:
+    config_lib.check(_changed(**{field: value}))
+  assert f'{flag}: found {value!r}' in str(error.value)
+
+
+def test_all_impossible_values_are_reported_together():
+  with pytest.raises(InputError) as error:
+    config_lib.check(_changed(model__units=7, train__batch=0, data__mels='x'))
+  assert len(str(error.value).splitlines()) == 3
+
+
+def test_defaults_are_possible():
+  config_lib.check(config_lib.Config())
