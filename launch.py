@@ -9,6 +9,7 @@
 
 import os
 import sys
+import warnings
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -65,6 +66,7 @@ def _parse(argv):
 
 def run() -> None:
   logging.set_verbosity(logging.ERROR)
+  warnings.formatwarning = lambda message, *_: f'warning: {message}\n'
   try:
     app.run(main, flags_parser=_parse)
   except InputError as error:

@@ -71,7 +71,7 @@ def test_differences_name_the_field_and_both_values():
     ('train__burn_in', 960), ('train__burn_in', -1), ('train__input_noise', -0.1),
     ('train__seed', -1), ('train__steps', 0), ('train__batch', 0), ('train__crop', 0),
     ('train__log_every', 0), ('train__eval_every', 0), ('train__save_every', 0),
-    ('train__keep', 0), ('train__cpu_devices', 0), ('evaluation__batch', 0),
+    ('train__keep', 0), ('evaluation__batch', 0),
     ('evaluation__block_frames', 0), ('evaluation__bootstrap', 0)])
 def test_an_impossible_value_is_named_with_its_flag(field, value):
   flag = '--config.' + field.replace('__', '.')

@@ -19,7 +19,7 @@ def get_config(variant: str = 'paper') -> config.Config:
     return config.Config(
         model=config.ModelConfig(units=192, projection=128),
         optimizer=config.OptimizerConfig(learning_rate=2e-3, final_learning_rate=2e-5),
-        train=config.TrainConfig(steps=5_000, burn_in=120, eval_every=1_000, save_every=500))
+        train=config.TrainConfig(steps=3_000, burn_in=120, eval_every=500, save_every=500))
   if variant == 'tiny':
     return config.Config(
         model=config.ModelConfig(units=16, projection=16, channels=8, layers=1),

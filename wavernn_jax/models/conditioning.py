@@ -84,7 +84,10 @@ def sample_gates(params, mel_BxFxM, samples: int, config: ModelConfig, mel: MelC
 
 @jax.custom_vjp
 def upsample(weights_TxF, gates_FxBxH):
-  """einsum('tf,fbh->tbh'); its backward spares the transposed copy that XLA makes."""
+  """einsum('tf,fbh->tbh'), not differentiated by the weights.
+
+  The backward spares the transposed copy that XLA makes.
+  """
   return jnp.einsum('tf,fbh->tbh', weights_TxF, gates_FxBxH)
 
 
@@ -97,7 +100,7 @@ upsample.defvjp(lambda w, g: (upsample(w, g), w), _upsample_backward)
 
 @jax.custom_vjp
 def add_inputs(x_TxBxH, inputs_TxBxK, weights_KxH):
-  """x + inputs · weights for a few inputs K, in one pass over x."""
+  """x + inputs · weights for a few inputs K, in one pass; not differentiated by inputs."""
   for k in range(len(weights_KxH)):
     x_TxBxH = x_TxBxH + inputs_TxBxK[..., k, None] * weights_KxH[k]
   return x_TxBxH

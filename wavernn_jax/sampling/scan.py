@@ -137,5 +137,5 @@ def synthesize(sampler: Sampler, mels, keys_Bx2, progress=lambda samples: None):
     pcm, state = sampler.next_block(state, window, keys_Bx2)
     pieces.append(pcm)
     progress(sum(min(block, max(0, f - b * block)) for f in frames) * mel.hop)
-  joined = np.concatenate(pieces, axis=1)
+  joined = np.concatenate([np.zeros((len(mels), 0), np.int16), *pieces], axis=1)
   return [joined[lane, :f * mel.hop] for lane, f in enumerate(frames)]

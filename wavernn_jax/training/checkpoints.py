@@ -11,6 +11,7 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -114,7 +115,8 @@ def load_weights(workdir, expected: Config | None = None):
     expected: a config whose model and mel convention the run must share.
 
   Raises:
-    InputError: if there is no complete checkpoint, or one of another config.
+    InputError: if there is no complete checkpoint, one of another config, or weights
+      that are not finite.
   """
   config = workdir_lib.read_config(workdir)
   if expected is not None:
@@ -127,6 +129,10 @@ def load_weights(workdir, expected: Config | None = None):
   restored, _ = saved.restore(
       step_lib.abstract_state(models.build(config), config, here), step)
   saved.close()
+  # A NaN would not stop a sampler: it would sound.
+  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(restored['ema'])):
+    raise InputError(f'{workdir}: the weights of step {step} are not finite; restore an '
+                     'earlier checkpoint folder or train again.')
   return restored['ema']
 
 
