@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import soxr
 
-from wavernn_jax import audio, data, mel_files
+from wavernn_jax import audio, corpus as corpus_lib, data, mel_files
 from wavernn_jax.config import DataConfig
 from wavernn_jax.errors import InputError
 
@@ -29,8 +29,8 @@ def folder(tmp_path, speech):
 
 
 def load(folder, mel, min_samples=SAMPLES, keep_pcm=True, **config):
-  return data.load_utterances(data.find_audio(folder), DataConfig(**config), mel, min_samples,
-                              keep_pcm)
+  paths = corpus_lib.find_audio(folder)
+  return corpus_lib.load_utterances(paths, DataConfig(**config), mel, min_samples, keep_pcm)
 
 
 def as_batch(crop):
@@ -86,7 +86,7 @@ def test_seeking_gives_what_memory_gives(folder, mel):
 
 def test_flac_gives_what_wav_gives(folder, tmp_path_factory, mel):
   flacs = tmp_path_factory.mktemp('flac')
-  for path in data.find_audio(folder):
+  for path in corpus_lib.find_audio(folder):
     soundfile.write(flacs / f'{path.stem}.FLAC', *soundfile.read(path, dtype='int16'),
                     'PCM_16', format='FLAC')
   for keep_pcm in (True, False):
@@ -205,7 +205,7 @@ def test_shards_together_hold_the_global_batch(folder, mel):
 
 def hash_split(folder, **config):
   config = {'valid_fraction': 0.2, 'test_fraction': 0.2} | config
-  return data.split_files(DataConfig(dir=str(folder), **config))
+  return corpus_lib.split_files(DataConfig(dir=str(folder), **config))
 
 
 def touch(folder, names):
@@ -218,13 +218,13 @@ def test_a_single_folder_is_split_by_name_and_adding_files_moves_none(tmp_path):
   touch(tmp_path, (f'speech_{i}' for i in range(100)))
   before = hash_split(tmp_path)
   assert before == hash_split(tmp_path)
-  paths = [p for s in data.SPLITS for p in before[s]]
-  assert sorted(paths) == data.find_audio(tmp_path)
+  paths = [p for s in corpus_lib.SPLITS for p in before[s]]
+  assert sorted(paths) == corpus_lib.find_audio(tmp_path)
   assert 10 <= len(before['valid']) <= 30 and 10 <= len(before['test']) <= 30
   touch(tmp_path, (f'more_{i}' for i in range(60)))
   touch(tmp_path / 'deeper', (f'speech_{i}' for i in range(10)))
   after = hash_split(tmp_path)
-  for split in data.SPLITS:
+  for split in corpus_lib.SPLITS:
     assert set(before[split]) <= set(after[split])
 
 
@@ -250,9 +250,9 @@ def test_too_few_files_to_split_is_an_error(tmp_path):
 
 
 def test_three_folders_are_taken_as_they_are(corpus):
-  split = data.split_files(DataConfig(dir=str(corpus)))
+  split = corpus_lib.split_files(DataConfig(dir=str(corpus)))
   assert {s: {p.parent.name for p in paths} for s, paths in split.items()} == {
-      s: {s} for s in data.SPLITS}
+      s: {s} for s in corpus_lib.SPLITS}
   assert len(split['train']) == 4
 
 
@@ -271,7 +271,7 @@ def test_no_audio_is_an_error_that_names_the_folder(tmp_path):
   with pytest.raises(InputError, match='nowhere: no such folder'):
     hash_split(tmp_path / 'nowhere')
   with pytest.raises(InputError, match='--config.data.dir is not set'):
-    data.split_files(DataConfig())
+    corpus_lib.split_files(DataConfig())
 
 
 @pytest.mark.parametrize('check', [True, False])
@@ -283,8 +283,8 @@ def test_a_file_in_two_splits_is_rejected(tmp_path, mel, speech, check):
   (tmp_path / 'test' / 'c.wav').symlink_to(tmp_path / 'a.wav')
   def check_splits(test_paths):
     config = DataConfig(check=check)
-    data.check_disjoint({
-        split: data.load_utterances(paths, config, mel, SAMPLES, keep_pcm=False)
+    corpus_lib.check_disjoint({
+        split: corpus_lib.load_utterances(paths, config, mel, SAMPLES, keep_pcm=False)
         for split, paths in (('train', [tmp_path / 'a.wav']), ('test', test_paths))})
   check_splits([tmp_path / 'b.wav'])
   with pytest.raises(InputError, match=r'(?s)1 files.*a\.wav \(train\) = .*c\.wav \(test\)'):
@@ -296,8 +296,8 @@ def test_the_same_samples_under_another_name_and_format_are_rejected(tmp_path, m
   soundfile.write(tmp_path / 'z.flac', speech(0.3), RATE, 'PCM_16')
   a, z = load(tmp_path, mel)
   with pytest.raises(InputError, match=r'a\.wav \(train\) = .*z\.flac \(valid\)'):
-    data.check_disjoint({'train': [a], 'valid': [z], 'test': []})
-  data.check_disjoint({'train': [a, z], 'valid': []})  # twice in one split misleads nobody
+    corpus_lib.check_disjoint({'train': [a], 'valid': [z], 'test': []})
+  corpus_lib.check_disjoint({'train': [a, z], 'valid': []})  # twice in one split misleads nobody
 
 
 # Bad files
@@ -332,7 +332,7 @@ def test_all_bad_files_are_listed_at_once_with_the_reason(tmp_path, mel, bad_fil
   good, reasons = bad_files
   paths = [good] + [tmp_path / name for name in reasons]
   with pytest.raises(InputError) as error:
-    data.load_utterances(paths, DataConfig(), mel, SAMPLES)
+    corpus_lib.load_utterances(paths, DataConfig(), mel, SAMPLES)
   message = str(error.value)
   assert f'{len(reasons)} of {len(paths)} audio files' in message
   assert '--config.data.skip_bad=true' in message and str(good) not in message
@@ -347,25 +347,25 @@ def test_bad_files_of_all_splits_are_listed_together(tmp_path, mel, bad_files):
            'test': [good, tmp_path / 'short.wav']}
   least = {'train': SAMPLES, 'valid': SAMPLES, 'test': 100}
   with pytest.raises(InputError, match=r'(?s)2 of 6.*nan\.wav.*cut\.wav'):
-    data.load_splits(files, DataConfig(), mel, least)
+    corpus_lib.load_splits(files, DataConfig(), mel, least)
 
 
 def test_skip_bad_leaves_out_exactly_those_and_says_how_many(tmp_path, mel, bad_files):
   good, reasons = bad_files
   paths = [tmp_path / name for name in reasons] + [good]
   with pytest.warns(UserWarning, match=f'{len(reasons)} of {len(paths)} audio files are left'):
-    utterances = data.load_utterances(paths, DataConfig(skip_bad=True), mel, SAMPLES)
+    utterances = corpus_lib.load_utterances(paths, DataConfig(skip_bad=True), mel, SAMPLES)
   assert [u.path for u in utterances] == [good]
   with pytest.raises(InputError, match='none of 1 audio files'), warnings.catch_warnings():
     warnings.simplefilter('ignore')
-    data.load_utterances(paths[:1], DataConfig(skip_bad=True), mel, SAMPLES)
+    corpus_lib.load_utterances(paths[:1], DataConfig(skip_bad=True), mel, SAMPLES)
 
 
 def test_without_the_check_headers_are_still_read(tmp_path, mel, bad_files):
   good, _ = bad_files
   paths = [good, *(tmp_path / f'{n}.wav' for n in ('text', 'no_samples', 'short', 'cut'))]
   with pytest.raises(InputError, match='4 of 5 audio files'):
-    data.load_utterances(paths, DataConfig(check=False), mel, SAMPLES, keep_pcm=False)
+    corpus_lib.load_utterances(paths, DataConfig(check=False), mel, SAMPLES, keep_pcm=False)
 
 
 # Paired mels
@@ -375,7 +375,7 @@ def test_without_the_check_headers_are_still_read(tmp_path, mel, bad_files):
 def paired(folder, mel):
   """`folder` with the mel of every file, shifted so that it is told from a computed one."""
   mels = {}
-  for path in data.find_audio(folder):
+  for path in corpus_lib.find_audio(folder):
     pcm, _ = soundfile.read(path, dtype='int16')
     mels[path.stem] = np.maximum(audio.utterance_log_mel(pcm, mel) - 0.7, audio.mel_floor(mel))
     np.save(path.with_suffix('.npy'), mels[path.stem].T)
@@ -385,7 +385,7 @@ def paired(folder, mel):
 def test_paired_mels_are_cropped_as_they_stand_in_the_file(folder, mel, paired):
   for utterance in load(folder, mel, mels='paired'):
     own = paired[utterance.name]
-    np.testing.assert_array_equal(data.utterance_mel(utterance, mel), own)
+    np.testing.assert_array_equal(corpus_lib.utterance_mel(utterance, mel), own)
     for start in range(0, utterance.samples - SAMPLES + 1, mel.hop):
       crop = as_batch(data.read_crop(utterance, start, SHAPE, mel))
       pcm, mel_BxFxM = data.crop_inputs(crop, mel)

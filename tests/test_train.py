@@ -12,6 +12,7 @@ import pytest
 
 from wavernn_jax import audio, data, draw, models
 from wavernn_jax.config import OptimizerConfig, from_dict, to_dict
+from wavernn_jax.corpus import SPLITS
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import evaluate
 from wavernn_jax.sampling import scan
@@ -285,7 +286,7 @@ def test_a_run_leaves_its_curve_and_starts_another_from_its_best_weights(
 
 
 def test_bad_audio_in_any_split_stops_before_anything_is_written(tiny_config, tmp_path, corpus):
-  for split in data.SPLITS:
+  for split in SPLITS:
     (tmp_path / split).symlink_to(corpus / split)
   (tmp_path / 'valid').unlink()
   (tmp_path / 'valid').mkdir()

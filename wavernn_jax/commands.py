@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from wavernn_jax import audio, config as config_lib, data, files, models, synthesis
+from wavernn_jax import audio, config as config_lib, corpus, files, models, synthesis
 from wavernn_jax.config import Config
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import evaluate as evaluation, metrics, pictures
@@ -51,14 +51,14 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '') -> dict:
   config = workdir_lib.read_config(workdir)
   config.data.dir = data_dir or config.data.dir
   model, params = models.build(config), checkpoints.load_weights(workdir)
-  paths = data.split_files(config.data)
-  held_out = data.load_utterances(paths[split], config.data, config.mel,
+  paths = corpus.split_files(config.data)
+  held_out = corpus.load_utterances(paths[split], config.data, config.mel,
                                   audio.edge_padding(config.mel) + 1)
   with synthesis.progress_bar(sum(u.samples for u in held_out), config.mel, 'likelihood') as bar:
     sums, samples = evaluation.Evaluator(model, config.evaluation).utterance_nats(
         params, held_out, bar)
   result = {'split': split, **evaluation.summary(sums, samples, config.evaluation)}
-  train_set = data.load_utterances(paths['train'], config.data, config.mel, 1, keep_pcm=False)
+  train_set = corpus.load_utterances(paths['train'], config.data, config.mel, 1, keep_pcm=False)
   result['baselines'] = evaluation.baseline_summary(train_set, held_out, config.mel.sample_rate)
   chosen = held_out[:config.evaluation.free_running]
   if chosen:
@@ -70,7 +70,7 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '') -> dict:
 def _free_running(model, params, utterances, config: Config) -> dict:
   sampler = scan.Sampler(model, params, block_frames=config.evaluation.block_frames)
   targets = {u.name: u.read(0, u.samples, config.mel.sample_rate) for u in utterances}
-  sources = [synthesis.Source(u.name, data.utterance_mel(u, config.mel), u.samples)
+  sources = [synthesis.Source(u.name, corpus.utterance_mel(u, config.mel), u.samples)
              for u in utterances]
   pairs = synthesis.synthesize(sampler, sources, config.train.seed, config.evaluation.batch)
   return metrics.average(metrics.compare(targets[s.name], pcm, config.mel) for s, pcm in pairs)

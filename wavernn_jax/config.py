@@ -121,6 +121,21 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass
+class PruningConfig:
+  """§3. Sparsities are final zero fractions; 0 leaves a matrix dense."""
+
+  recurrent: float = 0.0  # of each of R_u, R_r, R_e
+  hidden: float = 0.0  # of O_1 and O_3
+  output: float = 0.0  # of O_2 and O_4
+  conditioning: float = 0.0  # of the map from conditioning to gate inputs
+  block_outputs: int = 16  # 16×1: sixteen outputs of one input
+  block_inputs: int = 1
+  start: int = 1_000  # t0, paper
+  steps: int = 200_000  # S, paper
+  interval: int = 500  # steps between updates of the masks, paper
+
+
+@dataclasses.dataclass
 class TrainConfig:
   steps: int = 500_000  # paper
   batch: int = 32
@@ -151,6 +166,7 @@ class Config:
   mel: MelConfig = dataclasses.field(default_factory=MelConfig)
   data: DataConfig = dataclasses.field(default_factory=DataConfig)
   optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+  pruning: PruningConfig = dataclasses.field(default_factory=PruningConfig)
   train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
   evaluation: EvaluationConfig = dataclasses.field(
       default_factory=EvaluationConfig)
@@ -225,6 +241,14 @@ def check(config: Config) -> None:
       *[(getattr(e, f) > 0, f'evaluation.{f}', getattr(e, f), 'a positive number')
         for f in ('batch', 'block_frames', 'bootstrap')],
   ]
+  p = config.pruning
+  pruned = {f: getattr(p, f) for f in ('recurrent', 'hidden', 'output', 'conditioning')}
+  rules += [(0 <= z < 1, f'pruning.{f}', z, 'in [0, 1)') for f, z in pruned.items()]
+  rules += [(getattr(p, f) > 0, f'pruning.{f}', getattr(p, f), 'a positive number')
+            for f in ('block_outputs', 'block_inputs', 'steps', 'interval')]
+  if any(pruned.values()):
+    rules.append((p.start + p.steps <= t.steps, 'pruning.steps', p.steps,
+                  f'start {p.start} + steps to end within train.steps = {t.steps}'))
   wrong = [f'--config.{field}: found {found!r}, expected {expected}'
            for holds, field, found, expected in rules if not holds]
   if wrong:

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import tqdm
 
-from wavernn_jax import audio, data, draw, mel_files
+from wavernn_jax import audio, corpus, draw, mel_files
 from wavernn_jax.config import MelConfig
 from wavernn_jax.errors import InputError
 from wavernn_jax.sampling import scan
@@ -80,7 +80,7 @@ def load_sources(path, mel: MelConfig) -> list[Source]:
     except InputError as error:
       problems.append(str(error))
   if problems:
-    raise InputError(f'{len(problems)} inputs cannot be used:\n{data.listed(problems)}')
+    raise InputError(f'{len(problems)} inputs cannot be used:\n{corpus.listed(problems)}')
   return sources
 
 

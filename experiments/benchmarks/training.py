@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import measure
-from wavernn_jax import audio, backend, config as config_lib, data, likelihood, models
+from wavernn_jax import audio, backend, config as config_lib, corpus, data, likelihood, models
 from wavernn_jax.models import cell
 from wavernn_jax.training import step as step_lib
 
@@ -41,7 +41,7 @@ def _batches(model, config, folder):
   for i in range(10):
     pcm = rng.normal(0, 2000, 6 * config.mel.sample_rate).astype(np.int16)
     audio.write_wav(pathlib.Path(folder) / f'{i}.wav', pcm, config.mel.sample_rate)
-  utterances = data.load_utterances(data.find_audio(folder), config.data, config.mel, 1)
+  utterances = corpus.load_utterances(corpus.find_audio(folder), config.data, config.mel, 1)
   crop = config.train.crop
   shape = data.CropShape(crop, model.frames(crop), model.context)
   return data.crop_batches(utterances, shape, config.mel, config.train.batch, 0)

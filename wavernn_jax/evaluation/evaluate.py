@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from wavernn_jax import backend, data
+from wavernn_jax import audio, backend, corpus
 from wavernn_jax.config import EvaluationConfig
 from wavernn_jax.evaluation import baselines, bootstrap
 
@@ -38,12 +38,12 @@ class Evaluator:
     batch = self._config.batch
     pcm = np.zeros((batch, blocks * block), np.int16)
     mels = np.full((batch, blocks * frames + 2 * model.context, mel.bands),
-                   data.audio.mel_floor(mel), np.float32)
+                   audio.mel_floor(mel), np.float32)
     lengths = np.zeros(batch, int)
     for lane, u in enumerate(utterances):
       lengths[lane] = u.samples
       pcm[lane, :u.samples] = u.read(0, u.samples, mel.sample_rate)
-      mel_FxM = data.utterance_mel(u, mel)
+      mel_FxM = corpus.utterance_mel(u, mel)
       mels[lane, model.context:model.context + len(mel_FxM)] = mel_FxM
     state, sums = model.initial_state(batch), {'coarse': 0.0, 'fine': 0.0}
     for b in range(blocks):

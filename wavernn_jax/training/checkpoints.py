@@ -107,33 +107,40 @@ class Checkpoints:
           'from it.') from error
 
 
+def load(workdir) -> dict:
+  """The train state of the best checkpoint of a run.
+
+  Raises:
+    InputError: if there is no complete checkpoint, or its EMA is not finite.
+  """
+  config = workdir_lib.read_config(workdir)
+  saved = Checkpoints(workdir, read_only=True)
+  step = saved.best()
+  if step is None:
+    raise InputError(f'{workdir}: holds no complete checkpoint; train it first.')
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  state, _ = saved.restore(step_lib.abstract_state(models.build(config), config, here), step)
+  saved.close()
+  # A NaN would not stop a sampler: it would sound.
+  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state['ema'])):
+    raise InputError(f'{workdir}: the weights of step {step} are not finite; restore an '
+                     'earlier checkpoint folder or train again.')
+  return state
+
+
 def load_weights(workdir, expected: Config | None = None):
-  """EMA weights of the best checkpoint of a run.
+  """The EMA weights of `load`, those that are evaluated and synthesised.
 
   Args:
     workdir: of the run.
     expected: a config whose model and mel convention the run must share.
 
   Raises:
-    InputError: if there is no complete checkpoint, one of another config, or weights
-      that are not finite.
+    InputError: as `load`, or if the run is of another config.
   """
-  config = workdir_lib.read_config(workdir)
   if expected is not None:
-    _check_same_model(workdir, config, expected)
-  saved = Checkpoints(workdir, read_only=True)
-  step = saved.best()
-  if step is None:
-    raise InputError(f'{workdir}: holds no complete checkpoint; train it first.')
-  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  restored, _ = saved.restore(
-      step_lib.abstract_state(models.build(config), config, here), step)
-  saved.close()
-  # A NaN would not stop a sampler: it would sound.
-  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(restored['ema'])):
-    raise InputError(f'{workdir}: the weights of step {step} are not finite; restore an '
-                     'earlier checkpoint folder or train again.')
-  return restored['ema']
+    _check_same_model(workdir, workdir_lib.read_config(workdir), expected)
+  return load(workdir)['ema']
 
 
 def _check_same_model(workdir, found: Config, expected: Config) -> None:

@@ -7,7 +7,7 @@ import signal
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from wavernn_jax import audio, backend, data, draw, models
+from wavernn_jax import audio, backend, corpus, data, draw, models
 from wavernn_jax.config import Config
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import evaluate, pictures
@@ -35,12 +35,12 @@ def train(config: Config, workdir) -> int:
 
 def load_corpus(config: Config):
   """Utterances of train and valid, checked together with test."""
-  files = data.split_files(config.data)
+  files = corpus.split_files(config.data)
   least = dict.fromkeys(files, audio.edge_padding(config.mel) + 1)
   least['train'] = max(config.train.crop, least['train'])
-  splits = data.load_splits(files, config.data, config.mel, least,
+  splits = corpus.load_splits(files, config.data, config.mel, least,
                             () if config.data.workers else ('train', 'valid'))
-  data.check_disjoint(splits)
+  corpus.check_disjoint(splits)
   return splits['train'], splits['valid']
 
 
@@ -189,7 +189,7 @@ class _Run:
     chosen = self.valid_set[:evaluation.synthesize]
     if not chosen:
       return
-    mels = [data.utterance_mel(u, mel)[:frames] for u in chosen]
+    mels = [corpus.utterance_mel(u, mel)[:frames] for u in chosen]
     self.sampler.params = self.state['ema']
     pcms = scan.synthesize(self.sampler, mels,
                            draw.keys(self.config.train.seed, range(len(mels))))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wavernn_jax import data
+from wavernn_jax import data, pruning
 from wavernn_jax.config import Config, OptimizerConfig
 
 METRICS = ('nll', 'nll_coarse', 'nll_fine', 'gradient_norm', 'learning_rate')
@@ -36,7 +36,7 @@ def initial_state(params, config: Config):
       'params': params,
       'ema': jax.tree.map(jnp.copy, params),
       'optimizer': optimizer(config.optimizer, config.train.steps).init(params),
-      'masks': jax.tree.map(lambda _: None, params),
+      'masks': pruning.initial_masks(params, config.pruning),
       'sums': {name: jnp.zeros(()) for name in METRICS},
       'nonfinite_step': jnp.full((), -1, jnp.int32),
   }
@@ -75,8 +75,12 @@ def train_step(model, config: Config, state, batch):
   """
   step = state['step']
   noise_key = jax.random.fold_in(jax.random.key(config.train.seed), step)
-  (loss, parts), gradients = jax.value_and_grad(
-      lambda p: crop_loss(model, p, batch, config, noise_key), has_aux=True)(state['params'])
+  masks = pruning.update_masks(state['params'], state['masks'], step, config.pruning)
+
+  def masked_loss(params):
+    return crop_loss(model, pruning.apply_masks(params, masks), batch, config, noise_key)
+
+  (loss, parts), gradients = jax.value_and_grad(masked_loss, has_aux=True)(state['params'])
   norm = optax.tree.norm(gradients)
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
   updates, optimizer_state = optimizer(config.optimizer, config.train.steps).update(
@@ -96,9 +100,10 @@ def train_step(model, config: Config, state, batch):
           for name in METRICS}
   new_state = state | {
       'step': step + 1,
-      'params': keep(params, state['params']),
-      'ema': keep(ema, state['ema']),
+      'params': pruning.apply_masks(keep(params, state['params']), masks),
+      'ema': pruning.apply_masks(keep(ema, state['ema']), masks),
       'optimizer': keep(optimizer_state, state['optimizer']),
+      'masks': masks,
       'sums': sums,
       'nonfinite_step': jnp.where(
           (state['nonfinite_step'] < 0) & ~finite, step + 1, state['nonfinite_step']),

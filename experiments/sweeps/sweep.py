@@ -1,0 +1,71 @@
+"""Runs of a study -> rows of a CSV: finished rows are skipped, stopped runs go on."""
+
+import csv
+import dataclasses
+import io
+import pathlib
+import time
+
+from experiments.benchmarks import measure
+from wavernn_jax import commands, files, pruning
+from wavernn_jax.config import Config
+from wavernn_jax.training import checkpoints
+
+
+@dataclasses.dataclass
+class Run:
+  """One row to be: what distinguishes it, and how it is trained."""
+
+  name: str  # unique in the study; the folder of the run
+  fields: dict  # columns of its own
+  config: Config
+
+
+def read_rows(path) -> list[dict]:
+  """Rows of a CSV as dicts of strings; none if there is no such file."""
+  path = pathlib.Path(path)
+  return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
+
+
+def append_row(path, row: dict) -> None:
+  """Adds a row; the file is replaced whole, so a kill never leaves half a row."""
+  rows = [*read_rows(path), row]
+  columns = list(dict.fromkeys(column for r in rows for column in r))
+  text = io.StringIO()
+  writer = csv.DictWriter(text, columns, lineterminator='\n')
+  writer.writeheader()
+  writer.writerows(rows)
+  files.write_text(path, text.getvalue())
+
+
+def execute(runs, path, workdir, split: str = 'test') -> None:
+  """Trains and evaluates every run that has no row yet, and appends its row.
+
+  Args:
+    runs: of the study, in order of importance.
+    path: the CSV.
+    workdir: holds a folder for each run; a run that was stopped goes on there.
+    split: held-out split of the figures.
+  """
+  for run in runs:
+    if any(row['name'] == run.name for row in read_rows(path)):
+      continue
+    folder = pathlib.Path(workdir) / run.name
+    start = time.perf_counter()
+    step = commands.train(run.config, str(folder))['step']
+    if step < run.config.train.steps:
+      return  # stopped by a signal
+    seconds = time.perf_counter() - start
+    append_row(path, {'name': run.name, **run.fields, **_figures(run.config, folder, split),
+                      'updates': step, 'seconds': round(seconds), **measure.source()})
+
+
+def _figures(config: Config, folder, split: str) -> dict:
+  result = commands.evaluate(str(folder), split)
+  low, high = result['nll_interval']
+  state = checkpoints.load(folder)
+  return {'parameters': pruning.count_parameters(state['ema'], state['masks']),
+          'units': config.model.units, 'projection': config.model.projection,
+          'seed': config.train.seed, 'batch': config.train.batch, 'crop': config.train.crop,
+          'nll': result['nll'], 'nll_coarse': result['nll_coarse'],
+          'nll_fine': result['nll_fine'], 'nll_low': low, 'nll_high': high}

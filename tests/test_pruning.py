@@ -1,0 +1,133 @@
+"""§3: schedule, block scores, exact counts, and masks inside the train step."""
+
+import functools
+
+import hypothesis
+from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from wavernn_jax import pruning
+from wavernn_jax.config import MelConfig, ModelConfig, PruningConfig
+from wavernn_jax.errors import InputError
+from wavernn_jax.models import wavernn
+
+SIZES = [(1, 16), (4, 4), (1, 1)]  # (inputs, outputs) of a block
+
+
+def _config(size=(1, 16), **changes):
+  values = dict(recurrent=0.9, hidden=0.5, output=0.75, conditioning=0.5, block_inputs=size[0],
+                block_outputs=size[1], start=10, steps=40, interval=5)
+  return PruningConfig(**(values | changes))
+
+
+@pytest.fixture(scope='module')
+def params():
+  model = wavernn.WaveRNN(ModelConfig(units=32, projection=16, channels=8, layers=1),
+                          MelConfig())
+  return model.init(0)
+
+
+def _pruned(params, config, step):
+  masks = pruning.initial_masks(params, config)
+  return pruning.update_masks(params, masks, step, config)
+
+
+def test_schedule_is_the_paper_s_cubic():
+  config = _config()
+  for step in (0, 10, 11, 30, 49, 50, 99):
+    t = min(max((step - 10) / 40, 0), 1)
+    assert float(pruning.pruned_fraction(step, config)) == pytest.approx(1 - (1 - t)**3)
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_scores_are_mean_magnitudes_of_blocks(size):
+  rng = np.random.default_rng(0)
+  leaf = rng.normal(size=(8, 32)).astype(np.float32)
+  mask = np.ones((8 // size[0], 32 // size[1]), bool)
+  scores = pruning.block_scores(leaf, mask)
+  for i, j in np.ndindex(*mask.shape):
+    block = leaf[i * size[0]:(i + 1) * size[0], j * size[1]:(j + 1) * size[1]]
+    assert float(scores[i, j]) == pytest.approx(np.abs(block).mean(), rel=1e-6)
+
+
+@hypothesis.given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.data())
+@hypothesis.settings(deadline=None, max_examples=40)
+def test_exactly_the_smallest_go_also_under_ties(values, data):
+  count = data.draw(st.integers(0, len(values)))
+  kept = np.asarray(pruning.smallest_pruned(jnp.asarray(values, jnp.float32), count))
+  assert (~kept).sum() == count
+  if 0 < count < len(values):
+    assert np.asarray(values)[~kept].max() <= np.asarray(values)[kept].min()
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_every_matrix_reaches_its_own_target(params, size):
+  config = _config(size)
+  masks = _pruned(params, config, 50)
+  for gate in 'ure':
+    mask = masks['recurrent'][gate]
+    assert int((~mask).sum()) == int(0.9 * mask.size + 0.5)
+  for byte in wavernn.BYTES:
+    for part, sparsity in (('hidden', 0.5), ('output', 0.75)):
+      mask = masks['outputs'][byte][part]['kernel']
+      assert int((~mask).sum()) == int(sparsity * mask.size + 0.5)
+      assert masks['outputs'][byte][part]['bias'] is None
+  mask = masks['conditioning']['gates']['kernel']
+  assert int((~mask).sum()) == int(0.5 * mask.size + 0.5)
+  assert masks['conditioning']['layers']['0']['kernel'] is None and masks['previous'] is None
+
+
+def test_gates_are_sorted_separately(params):
+  scaled = params | {'recurrent': params['recurrent'] | {'u': 100 * params['recurrent']['u']}}
+  masks, rescaled = (_pruned(p, _config(), 50)['recurrent'] for p in (params, scaled))
+  for gate in 'ure':
+    np.testing.assert_array_equal(masks[gate], rescaled[gate])
+
+
+def test_what_is_pruned_stays_pruned(params):
+  config = _config()
+  update = jax.jit(functools.partial(pruning.update_masks, config=config))
+  masks = pruning.initial_masks(params, config)
+  rng = np.random.default_rng(0)
+  zeros = []
+  for step in range(60):
+    noisy = jax.tree.map(lambda p: p + rng.normal(size=p.shape).astype(np.float32), params)
+    new = update(noisy, masks, step)
+    for old, now in zip(jax.tree.leaves(masks), jax.tree.leaves(new), strict=True):
+      assert not (now & ~old).any()
+      if step % config.interval or step < config.start:
+        np.testing.assert_array_equal(old, now)
+    masks = new
+    zeros.append(int((~masks['recurrent']['e']).sum()))
+  size = masks['recurrent']['e'].size
+  expected = [round(int(0.9 * size + 0.5) * float(pruning.pruned_fraction(s - s % 5, config)))
+              for s in range(60)]
+  assert zeros == expected
+  assert update._cache_size() == 1
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_masked_blocks_are_zero_and_the_rest_untouched(params, size):
+  masks = _pruned(params, _config(size), 50)
+  masked = pruning.apply_masks(params, masks)
+  mask = np.kron(np.asarray(masks['recurrent']['r']), np.ones(size))
+  np.testing.assert_array_equal(masked['recurrent']['r'], params['recurrent']['r'] * mask)
+  np.testing.assert_array_equal(masked['previous'], params['previous'])
+  nonzero = sum(int(np.count_nonzero(leaf)) if mask is not None else leaf.size
+                for leaf, mask in zip(jax.tree.leaves(masked), jax.tree.leaves(
+                    masks, is_leaf=lambda m: m is None), strict=True))
+  assert pruning.count_parameters(params, masks) == nonzero
+
+
+def test_unpruned_parameters_all_count(params):
+  masks = pruning.initial_masks(params, PruningConfig())
+  assert not jax.tree.leaves(masks)
+  assert pruning.count_parameters(params, masks) == sum(p.size for p in jax.tree.leaves(params))
+
+
+def test_blocks_that_do_not_divide_are_an_error(params):
+  with pytest.raises(InputError, match='do not divide outputs/coarse/hidden/kernel of 16'):
+    pruning.initial_masks(params, _config((1, 12)))
