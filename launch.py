@@ -7,6 +7,7 @@
   python launch.py --mode=synthesize --workdir=RUN --input=FILE|DIR --output=DIR
 """
 
+import logging as python_logging
 import os
 import sys
 import warnings
@@ -65,7 +66,9 @@ def _parse(argv):
 
 
 def run() -> None:
-  logging.set_verbosity(logging.ERROR)
+  # What libraries log about an error comes again, in one line, as an InputError.
+  logging.set_verbosity(logging.FATAL)
+  python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
   warnings.formatwarning = lambda message, *_: f'warning: {message}\n'
   try:
     app.run(main, flags_parser=_parse)

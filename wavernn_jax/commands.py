@@ -27,8 +27,6 @@ def train(config: Config, workdir: str, mel_preset: str = '') -> dict:
     if config.mel != config_lib.MelConfig():
       raise InputError(f'--mel={mel_preset} would undo --config.mel.…; give one of them.')
     config.mel = config_lib.mel_preset(mel_preset)
-  config_lib.check(config)
-  audio.check_mel_config(config.mel)
   step = loop.train(config, workdir)
   rows = journal.read_rows(pathlib.Path(workdir) / 'metrics.jsonl')
   picture = pathlib.Path(workdir) / 'learning_curve.png'

@@ -7,7 +7,7 @@ import signal
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from wavernn_jax import audio, backend, corpus, data, draw, models
+from wavernn_jax import audio, backend, config as config_lib, corpus, data, draw, models
 from wavernn_jax.config import Config
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import evaluate, pictures
@@ -24,6 +24,8 @@ def train(config: Config, workdir) -> int:
     InputError: for bad input, before anything is written, and if the loss or
       a gradient stops being finite.
   """
+  config_lib.check(config)
+  audio.check_mel_config(config.mel)
   if config.train.batch % jax.device_count():
     raise InputError(f'--config.train.batch: found {config.train.batch}, expected a multiple '
                      f'of the {jax.device_count()} devices.')
