@@ -95,7 +95,9 @@ def demo(config: Config, workdir: str) -> dict:
   """
   folder = pathlib.Path(workdir)
   config.data.dir = str(DEMO_SPEECH)
-  train(config, workdir)
+  trained = train(config, workdir)
+  if trained['step'] < config.train.steps:  # stopped by a signal
+    return trained
   result = evaluate(workdir, 'test')
   speed = synthesize(workdir, str(DEMO_SPEECH / 'test'), str(folder / 'synthesis'))
   for target in sorted((DEMO_SPEECH / 'test').glob('*.flac')):

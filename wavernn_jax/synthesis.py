@@ -111,7 +111,7 @@ def progress_bar(samples: int, mel: MelConfig, what: str):
   with tqdm.tqdm(total=seconds, desc=what, dynamic_ncols=True,
                  bar_format='{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s of audio '
                  '[{elapsed}<{remaining}, {rate_fmt}]', unit=' s') as bar:
-    yield lambda done: bar.update(done / mel.sample_rate)
+    yield lambda done: bar.update(min(done / mel.sample_rate, seconds - bar.n))
 
 
 def write_all(sampler: scan.Sampler, sources: list[Source], output, seed: int = 0,
