@@ -12,6 +12,7 @@ import pytest
 from scipy import signal
 
 from wavernn_jax.config import MelConfig, mel_preset
+from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import metrics, pictures
 
 RATE = 24_000
@@ -193,10 +194,10 @@ def test_save_is_atomic(tmp_path, monkeypatch):
   assert array.dtype == np.uint8 and array.shape == (480, 1200, 3) and array.min() < 50
 
   def full(file, **_):
-    file.write_bytes(b'half')
+    file.write(b'half')
     raise OSError('disk full')
 
   monkeypatch.setattr(figure, 'savefig', full)
-  with pytest.raises(OSError, match='disk full'):
+  with pytest.raises(InputError, match='curve.png: cannot be written .disk full'):
     pictures.save(figure, path)
   assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]

@@ -16,5 +16,5 @@ def get_config(variant: str = 'small') -> config.Config:
       model=config.ModelConfig(units=128, projection=128, channels=64),
       optimizer=config.OptimizerConfig(learning_rate=3e-3, final_learning_rate=3e-5,
                                        warmup_steps=100, ema_decay=0.99),
-      train=config.TrainConfig(steps=1_200, batch=16, burn_in=120, eval_every=400,
-                               save_every=400))
+      train=config.TrainConfig(steps=900, batch=16, burn_in=120, eval_every=300,
+                               save_every=300))
