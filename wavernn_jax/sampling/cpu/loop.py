@@ -17,6 +17,7 @@ from wavernn_jax.sampling.cpu import layout, random, simd, step
 from wavernn_jax.sampling.cpu.simd import splat
 
 LANES, LEVELS = 16, 256
+_BYTE_STEP = np.float32(1 / 255)
 
 
 class State(typing.NamedTuple):
@@ -155,8 +156,9 @@ def _run(network, memory, frames, hop, position, coarse, fine, index, key0, key1
       frame = (position + t) // hop
       _set_frames(s, gate_inputs, frame, len(frames) - 1)
     word0, word1 = random.threefry(key0, key1, index + np.uint64(t))
-    w = np.float32((position + t) % hop) / np.float32(hop)
-    terms = (splat(np.float32(1) - w), splat(w),
+    rest = (position + t) % hop
+    terms = (splat(np.float32(hop - rest) / np.float32(hop)),
+             splat(np.float32(rest) / np.float32(hop)),
              splat(_signal(coarse)), splat(_signal(fine)))
     step.half_step(net, s, now, s.coarse_inputs, terms, 0)
     coarse = _byte(net.coarse, net.limit, s, 1 - now, 0, word0,
@@ -178,8 +180,8 @@ def _set_frames(s, gate_inputs, frame, last):
 
 @numba.extending.register_jitable
 def _signal(byte):
-  """A byte scaled to [-1, 1]."""
-  return np.float32(byte) / np.float32(127.5) - np.float32(1)
+  """audio.scale_byte: one rounding, so that all engines agree to the last bit."""
+  return np.float32(2 * byte - 255) * _BYTE_STEP
 
 
 @numba.extending.register_jitable
