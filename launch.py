@@ -4,7 +4,9 @@
   python launch.py --mode=train --config=experiments/configs/dense.py:small \
       --config.data.dir=DIR --workdir=RUN
   python launch.py --mode=evaluate --workdir=RUN --split=test
-  python launch.py --mode=synthesize --workdir=RUN --input=FILE|DIR --output=DIR
+  python launch.py --mode=export --workdir=RUN --output=FILE.safetensors [--weights=int8]
+  python launch.py --mode=synthesize --workdir=RUN|--model=FILE.safetensors \
+      --input=FILE|DIR --output=DIR [--engine=scan|cpu]
 """
 
 import logging as python_logging
@@ -20,7 +22,7 @@ from wavernn_jax.errors import InputError
 
 _CONFIGS = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'experiments', 'configs')
 _MODE = flags.DEFINE_enum(
-    'mode', 'demo', ['demo', 'train', 'evaluate', 'synthesize'], 'What to do.')
+    'mode', 'demo', ['demo', 'train', 'evaluate', 'export', 'synthesize'], 'What to do.')
 _CONFIG = config_flags.DEFINE_config_file(
     'config', os.path.join(_CONFIGS, 'demo.py'), 'FILE.py:VARIANT, for train and demo.')
 _MEL = flags.DEFINE_string('mel', '', 'Named mel convention in place of --config.mel.')
@@ -28,8 +30,14 @@ _WORKDIR = flags.DEFINE_string('workdir', 'runs/demo', 'Folder of the run.')
 _SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'valid', 'test'], 'To evaluate on.')
 _DATA_DIR = flags.DEFINE_string('data_dir', '', 'To evaluate on another corpus.')
 _INPUT = flags.DEFINE_string('input', None, 'Recording, .npy mel, or a folder of them.')
-_OUTPUT = flags.DEFINE_string('output', None, 'Folder for the synthesised wavs.')
-_ENGINE = flags.DEFINE_enum('engine', 'auto', ['auto', 'scan'], 'Sampler.')
+_OUTPUT = flags.DEFINE_string('output', None, 'Folder for the wavs, or file of the export.')
+_MODEL = flags.DEFINE_string('model', '', 'An export to synthesise with, in place of a run.')
+_ENGINE = flags.DEFINE_enum(
+    'engine', 'auto', ['auto', 'scan', 'cpu'], 'Sampler; auto: cpu for exports on a CPU.')
+_WEIGHTS = flags.DEFINE_enum(
+    'weights', 'bfloat16', ['float32', 'bfloat16', 'int8'],
+    'Type of exported matrices, and of a run packed for --engine=cpu.')
+_SPARSE_ONLY = flags.DEFINE_bool('sparse_only', False, 'Refuse to export an unpruned run.')
 _COARSE = flags.DEFINE_float('temperature_coarse', 1.0, 'Of the coarse byte.')
 _FINE = flags.DEFINE_float('temperature_fine', 1.0, 'Of the fine byte.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the draws.', 0, 2**32 - 1)
@@ -46,12 +54,22 @@ def main(argv):
       commands.train(_CONFIG.value, _WORKDIR.value, _MEL.value)
     case 'evaluate':
       commands.evaluate(_WORKDIR.value, _SPLIT.value, _DATA_DIR.value)
+    case 'export':
+      _require(_OUTPUT)
+      commands.export(_WORKDIR.value, _OUTPUT.value, _WEIGHTS.value, _SPARSE_ONLY.value)
     case 'synthesize':
-      for flag in (_INPUT, _OUTPUT):
-        if not flag.value:
-          raise InputError(f'--{flag.name} is not set.')
+      _require(_INPUT, _OUTPUT)
+      if _MODEL.value and _WORKDIR.present:
+        raise InputError('--model and --workdir are both set; give one of them.')
       commands.synthesize(_WORKDIR.value, _INPUT.value, _OUTPUT.value,
-                          (_COARSE.value, _FINE.value), _SEED.value, _BATCH.value)
+                          (_COARSE.value, _FINE.value), _SEED.value, _BATCH.value,
+                          _MODEL.value, _ENGINE.value, _WEIGHTS.value)
+
+
+def _require(*holders):
+  for flag in holders:
+    if not flag.value:
+      raise InputError(f'--{flag.name} is not set.')
 
 
 def _parse(argv):

@@ -43,8 +43,12 @@ def join_bytes(coarse, fine):
 
 
 def scale_byte(byte):
-  """Returns float32 in [-1, 1]."""
-  return byte.astype(np.float32) / 127.5 - 1
+  """Returns float32 in [-1, 1].
+
+  Only the last operation rounds, so that values near 0, where speech lies, are
+  exact to their own last bit on any engine.
+  """
+  return (2 * byte.astype(np.float32) - 255) * np.float32(1 / 255)
 
 
 # Files

@@ -3,13 +3,14 @@
 import json
 import pathlib
 
+import jax
 import numpy as np
 
 from wavernn_jax import audio, config as config_lib, corpus, files, models, synthesis
 from wavernn_jax.config import Config
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import evaluate as evaluation, metrics, pictures
-from wavernn_jax.sampling import scan
+from wavernn_jax.sampling import cpu, export as export_lib, scan
 from wavernn_jax.training import checkpoints, journal, loop, workdir as workdir_lib
 
 DEMO_SPEECH = pathlib.Path(__file__).parent / 'demo_speech'
@@ -75,16 +76,54 @@ def _free_running(model, params, utterances, config: Config) -> dict:
 
 
 def synthesize(workdir: str, inputs: str, output: str, temperatures=(1.0, 1.0), seed: int = 0,
-               batch: int = 16) -> dict:
-  """Speech from recordings (copy-synthesis) or .npy mels, one file or a folder."""
-  config = workdir_lib.read_config(workdir)
+               batch: int = 16, model: str = '', engine: str = 'auto',
+               weights: str = 'bfloat16') -> dict:
+  """Speech from recordings (copy-synthesis) or .npy mels, one file or a folder.
+
+  Args:
+    workdir: of the run, unless `model` is given.
+    inputs: file or folder.
+    output: folder of the wavs.
+    temperatures: of the coarse and the fine byte.
+    seed: of the draws.
+    batch: utterances at a time.
+    model: an export.
+    engine: 'scan', 'cpu', or 'auto': cpu for exports where JAX has no accelerator.
+    weights: type to which --engine=cpu packs a run, as --mode=export would.
+  """
   if min(temperatures) < 0:
     raise InputError(f'--temperature_coarse, --temperature_fine: found {temperatures}, '
                      'expected 0 (most probable) or more.')
+  packed = export_lib.read(model) if model else None
+  config = packed.config if packed else workdir_lib.read_config(workdir)
+  if engine == 'auto':
+    on_cpu = jax.default_backend() == 'cpu'
+    engine = 'cpu' if packed and on_cpu and cpu.fits(config) else 'scan'
   sources = synthesis.load_sources(inputs, config.mel)
-  model, params = models.build(config), checkpoints.load_weights(workdir)
-  sampler = scan.Sampler(model, params, temperatures, config.evaluation.block_frames)
-  return _print({'engine': 'scan', **synthesis.write_all(sampler, sources, output, seed, batch)})
+  if engine == 'cpu':
+    packed = packed or _pack(workdir, config, weights)
+    sampler = cpu.Sampler(packed, temperatures, config.evaluation.block_frames)
+    batch = min(batch, sampler.threads)  # a lane more would only wait for a core
+  else:
+    params = packed.params() if packed else checkpoints.load_weights(workdir)
+    sampler = scan.Sampler(models.build(config), params, temperatures,
+                           config.evaluation.block_frames)
+  return _print({'engine': engine, **synthesis.write_all(sampler, sources, output, seed, batch)})
+
+
+def export(workdir: str, output: str, weights: str = 'bfloat16',
+           sparse_only: bool = False) -> dict:
+  """Writes the EMA weights of a run as one file. See sampling/export.py."""
+  packed = _pack(workdir, workdir_lib.read_config(workdir), weights, sparse_only)
+  export_lib.write(output, packed)
+  return _print({'file': output, 'bytes': pathlib.Path(output).stat().st_size,
+                 'parameters': packed.parameters, 'weights': weights,
+                 'block': 'x'.join(map(str, packed.block))})
+
+
+def _pack(workdir: str, config: Config, weights: str, sparse_only: bool = False):
+  state = checkpoints.load(workdir)
+  return export_lib.pack(state['ema'], state['masks'], config, weights, sparse_only)
 
 
 def demo(config: Config, workdir: str) -> dict:

@@ -182,8 +182,10 @@ def from_dict(values: dict, kind=Config, where: str = 'config'):
   """The configuration that `to_dict` gave; fields added since take their defaults.
 
   Raises:
-    InputError: naming fields that do not exist.
+    InputError: naming fields that do not exist or are of another type.
   """
+  if not isinstance(values, dict):
+    raise InputError(f'{where}: found {values!r}, expected an object with fields.')
   unknown = sorted(set(values) - {f.name for f in dataclasses.fields(kind)})
   if unknown:
     raise InputError(f'{where}: has the unknown fields {unknown}; was it written by a newer '
@@ -191,8 +193,18 @@ def from_dict(values: dict, kind=Config, where: str = 'config'):
   default = kind()
   return kind(**{
       name: from_dict(value, type(getattr(default, name)), f'{where}.{name}')
-            if dataclasses.is_dataclass(getattr(default, name)) else value
+            if dataclasses.is_dataclass(getattr(default, name))
+            else _of_type(value, type(getattr(default, name)), f'{where}.{name}')
       for name, value in values.items()})
+
+
+def _of_type(value, kind: type, where: str):
+  """The value, if it is of a field's type; a whole number also where that is float."""
+  exact = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+  whole = kind is float and isinstance(value, int) and not isinstance(value, bool)
+  if not (exact or whole) or (kind in (int, float) and not abs(value) < 2**63):
+    raise InputError(f'{where}: found {str(value)[:80]!r}, expected {kind.__name__}.')
+  return value
 
 
 def differences(a: dict, b: dict, where: str = 'config') -> dict[str, tuple]:

@@ -1,0 +1,15 @@
+"""§3: sampling on CPU cores by compiled block-sparse products (numba).
+
+`Sampler` is the engine; the modules below it know nothing of JAX:
+
+  engine.py   an export as a sampler of mel frames, with the interface of sampling/scan.py
+  loop.py     the loop over samples, and teacher forcing by the same step
+  step.py     one sample: gates, output layers, draws
+  kernels.py  products with packed matrices
+  layout.py   packed matrices in the order in which a step reads them
+  simd.py     vectors of 16 numbers in numba functions
+"""
+
+from wavernn_jax.sampling.cpu.engine import Sampler, fits
+
+__all__ = ['Sampler', 'fits']

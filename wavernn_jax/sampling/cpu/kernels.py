@@ -1,0 +1,303 @@
+"""Block-sparse products inside numba functions (§3).
+
+A matrix at run time is a stream of blocks in the order in which they are used,
+two blocks to a `pair`, sixteen outputs to a `row`. `row_dot` multiplies one row
+by an activation vector; which loop it compiles to follows from the types:
+
+  Columns   16x1 blocks     Squares   4x4 blocks     Dense   all 16x1 blocks
+
+  values float32            weights as they are, float32 activations
+  values uint32             two bfloat16 a word, one from each block of the pair
+  values int8               int16 activations, exact int32 sums, a scale a row
+
+Interleaving the pair's bfloat16 makes one load serve two blocks, and its int8
+makes the multiply-add of neighbouring int16 (`pmaddwd`) serve two blocks.
+"""
+
+import typing
+
+import llvmlite.ir as ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload, register_jitable
+import numpy as np
+
+from wavernn_jax.sampling.cpu import simd, simd_math
+from wavernn_jax.sampling.cpu.simd import (
+  F32,
+  F32X16,
+  I8,
+  I16,
+  I32,
+  I32X16,
+  I64,
+  LANES,
+  f32x16,
+  i32x16,
+)
+
+PAIR = 2 * LANES  # weights
+INT8_MAX = 127
+
+
+class Columns(typing.NamedTuple):
+  """16x1 blocks. Row r owns pairs 2 * starts[r] to 2 * starts[r + 1]."""
+  values: np.ndarray   # [pairs, ...]
+  indices: np.ndarray  # uint32 [pairs], input of block 0 | input of block 1 << 16
+  starts: np.ndarray   # uint32 [rows + 1]
+  scales: np.ndarray   # float32 [rows], used with int8 only
+
+
+class Squares(typing.NamedTuple):
+  """4x4 blocks. Row r owns four block rows, 4 * r and on, of 4 outputs."""
+  values: np.ndarray
+  indices: np.ndarray  # uint32 [pairs], first inputs of both blocks
+  starts: np.ndarray   # uint32 [4 * rows + 1], in pairs
+  scales: np.ndarray   # float32 [4 * rows]
+
+
+class Dense(typing.NamedTuple):
+  """All 16x1 blocks, so that no indices are needed."""
+  values: np.ndarray
+  pairs: int           # a row
+  scales: np.ndarray
+
+
+# One pair of blocks times its activations, added to accumulators.
+
+
+def _weights(builder, kind, values, pair):
+  """Both blocks of a pair as float vectors."""
+  if kind.dtype == types.float32:
+    start = builder.mul(pair, I64(PAIR))
+    return [simd.load_as(builder, values, builder.add(start, I64(k)), F32X16) for k in (0, LANES)]
+  start = builder.mul(pair, I64(LANES))
+  words = simd.load_as(builder, values, start, I32X16)
+  low = builder.shl(words, simd.constant(I32X16, 16))
+  high = builder.and_(words, simd.constant(I32X16, -65536))
+  return [builder.bitcast(v, F32X16) for v in (low, high)]
+
+
+def _int16_weights(builder, values, pair):
+  """A pair of int8 blocks as 32 int16, the two blocks in alternate lanes."""
+  start = builder.mul(pair, I64(PAIR))
+  weights = simd.load_as(builder, values, start, ir.VectorType(I8, PAIR))
+  return builder.sext(weights, ir.VectorType(I16, PAIR))
+
+
+def _multiply_neighbours(context, builder, a_2L, b_2L, total_L):
+  """total[i] + a[2i] * b[2i] + a[2i + 1] * b[2i + 1], int16 into int32.
+
+  x86 has this as one instruction, which LLVM's generic form below misses.
+  """
+  name, width = _pmaddwd(context)
+  if not name:
+    def half(vector, start):
+      lanes = simd.shuffle(builder, vector, vector, range(start, PAIR, 2))
+      return builder.sext(lanes, I32X16)
+    even, odd = (builder.mul(half(a_2L, k), half(b_2L, k)) for k in (0, 1))
+    return builder.add(total_L, builder.add(even, odd))
+  kind = ir.FunctionType(
+      ir.VectorType(I32, width // 2), [ir.VectorType(I16, width)] * 2)
+  function = cgutils.get_or_insert_function(builder.module, kind, name)
+  parts = []
+  for start in range(0, PAIR, width):
+    lanes = range(start, start + width)
+    parts.append(builder.call(
+        function, [simd.shuffle(builder, v, v, lanes) for v in (a_2L, b_2L)]))
+  while len(parts) > 1:
+    parts = [simd.shuffle(builder, a, b, range(2 * a.type.count))
+             for a, b in zip(parts[::2], parts[1::2], strict=False)]
+  return builder.add(total_L, parts[0])
+
+
+def _pmaddwd(context):
+  """The widest such instruction of the target: its name and int16 lanes."""
+  triple, _, features = context.codegen().magic_tuple()
+  features = features.split(',')
+  if not triple.startswith('x86_64'):
+    return None, 0
+  if '+avx512bw' in features:
+    return 'llvm.x86.avx512.pmaddw.d.512', 32
+  if '+avx2' in features:
+    return 'llvm.x86.avx2.pmadd.wd', 16
+  return 'llvm.x86.sse2.pmadd.wd', 8
+
+
+def _tile(builder, a, b):
+  """32 lanes from two int16 vectors, `a` in even lanes, `b` in odd."""
+  width = a.type.count
+  lanes = [k // 2 % width + width * (k % 2) for k in range(PAIR)]
+  if width == PAIR:  # constant vectors: x86 broadcasts from memory for nothing
+    lanes = [k + PAIR * (k % 2) for k in range(PAIR)]
+  return simd.shuffle(builder, a, b, lanes)
+
+
+def _activations(builder, x, index, width):
+  """`width` neighbouring activations, as an LLVM vector of 4 or of 32."""
+  element = x.type.pointee
+  if width > 1:
+    return simd.load_as(builder, x, index, ir.VectorType(element, width))
+  scalar = simd.load_as(builder, x, index, element)
+  return simd.broadcast(builder, scalar, PAIR)
+
+
+def _add_pair(context, builder, values_type, values, pair, x, indices, width,
+              totals):
+  """The accumulators after one pair; `width` inputs to a block."""
+  a, b = (_activations(builder, x, index, width) for index in indices)
+  if values_type.dtype == types.int8:
+    weights = _int16_weights(builder, values, pair)
+    total = _multiply_neighbours(
+        context, builder, weights, _tile(builder, a, b), totals[0])
+    return [total, totals[1]]
+  weights = _weights(builder, values_type, values, pair)
+  tiles = [simd.shuffle(builder, v, v, [k % width for k in range(LANES)])
+           for v in (a, b)]
+  return [simd.call(builder, 'llvm.fmuladd.v16f32', *operands)
+          for operands in zip(weights, tiles, totals, strict=False)]
+
+
+def _sparse_pair(width):
+  """The intrinsic for pairs of blocks of `width` inputs with indices."""
+
+  @intrinsic
+  def add_pair(typingctx, values, indices, x, pair, total0, total1):  # pylint: disable=unused-argument
+    def codegen(context, builder, signature, args):
+      values, indices, x, pair, *totals = args
+      word = simd.load_as(builder, indices, pair, I32)
+      low = builder.zext(builder.trunc(word, I16), I64)
+      high = builder.zext(builder.lshr(word, I32(16)), I64)
+      totals = _add_pair(context, builder, signature.args[0], values, pair, x,
+                         (low, high), width, totals)
+      return context.make_tuple(builder, signature.return_type, totals)
+    pair_type = types.UniTuple(total0, 2)
+    return pair_type(values, indices, x, types.uintp, total0, total1), codegen
+
+  return add_pair
+
+
+add_column_pair = _sparse_pair(1)
+add_square_pair = _sparse_pair(4)
+
+
+@intrinsic
+def add_dense_pair(typingctx, values, x, pair, column, total0, total1):  # pylint: disable=unused-argument
+  """As `add_column_pair`, for inputs 2 * column and 2 * column + 1."""
+  def codegen(context, builder, signature, args):
+    values, x, pair, column, *totals = args
+    start = builder.mul(column, I64(2))
+    if signature.args[0].dtype == types.int8:
+      neighbours = simd.broadcast(
+          builder, simd.load_as(builder, x, start, I32))
+      total = _multiply_neighbours(
+          context, builder, _int16_weights(builder, values, pair),
+          builder.bitcast(neighbours, ir.VectorType(I16, PAIR)), totals[0])
+      totals = [total, totals[1]]
+    else:
+      totals = _add_pair(
+          context, builder, signature.args[0], values, pair, x,
+          (start, builder.add(start, I64(1))), 1, totals)
+    return context.make_tuple(builder, signature.return_type, totals)
+  pair_type = types.UniTuple(total0, 2)
+  return pair_type(
+      values, x, types.uintp, types.uintp, total0, total1), codegen
+
+
+@intrinsic
+def zero(typingctx, values):  # pylint: disable=unused-argument
+  """An empty accumulator for weights of the type of `values`."""
+  kind = i32x16 if values.dtype == types.int8 else f32x16
+  def codegen(context, builder, signature, args):
+    return ir.Constant(F32X16 if kind == f32x16 else I32X16, None)
+  return kind(values), codegen
+
+
+@intrinsic
+def finish(typingctx, total, scales, row, unit):  # pylint: disable=unused-argument
+  """Accumulator to float: int32 sums times scales[row] * unit."""
+  def codegen(context, builder, signature, args):
+    total, scales, row, unit = args
+    if signature.args[0] == f32x16:
+      return total
+    scale = simd.load_as(builder, scales, row, F32)
+    scale = simd.broadcast(builder, builder.fmul(scale, unit))
+    return builder.fmul(builder.sitofp(total, F32X16), scale)
+  return f32x16(total, scales, types.uintp, types.float32), codegen
+
+
+# Rows of 16 outputs.
+
+
+@register_jitable
+def _columns_row(m, x, row, unit):
+  a = b = c = d = zero(m.values)
+  for group in range(simd.item(m.starts, row), simd.item(m.starts, row + 1)):
+    simd.keep_rolled()
+    a, b = add_column_pair(m.values, m.indices, x, 2 * group, a, b)
+    c, d = add_column_pair(m.values, m.indices, x, 2 * group + 1, c, d)
+  return finish((a + b) + (c + d), m.scales, row, unit)
+
+
+@register_jitable
+def _square_row(m, x, row, unit):
+  a = b = zero(m.values)
+  for pair in range(simd.item(m.starts, row), simd.item(m.starts, row + 1)):
+    simd.keep_rolled()
+    a, b = add_square_pair(m.values, m.indices, x, pair, a, b)
+  return finish(a + b, m.scales, row, unit)
+
+
+@register_jitable
+def _squares_row(m, x, row, unit):
+  top = simd_math.interleave_sum(
+      _square_row(m, x, 4 * row, unit), _square_row(m, x, 4 * row + 1, unit))
+  bottom = simd_math.interleave_sum(
+      _square_row(m, x, 4 * row + 2, unit), _square_row(m, x, 4 * row + 3, unit))
+  return simd_math.interleave_sum(top, bottom)
+
+
+@register_jitable
+def _dense_row(m, x, row, unit):
+  a = b = c = d = zero(m.values)
+  start = row * m.pairs
+  for column in range(0, m.pairs & ~3, 4):  # int8 has one sum a call: take turns
+    simd.keep_rolled()
+    pair = start + column
+    a, b = add_dense_pair(m.values, x, pair, column, a, b)
+    c, d = add_dense_pair(m.values, x, pair + 1, column + 1, c, d)
+    b, a = add_dense_pair(m.values, x, pair + 2, column + 2, b, a)
+    d, c = add_dense_pair(m.values, x, pair + 3, column + 3, d, c)
+  for column in range(m.pairs & ~3, m.pairs):
+    simd.keep_rolled()
+    a, b = add_dense_pair(m.values, x, start + column, column, a, b)
+  return finish((a + b) + (c + d), m.scales, row, unit)
+
+
+_ROWS = {Columns: _columns_row, Squares: _squares_row, Dense: _dense_row}
+
+
+def row_dot(matrix, x, row, unit):
+  """Sixteen outputs of a matrix, as a vector; only inside numba functions.
+
+  Args:
+    matrix: Columns, Squares or Dense, borrowed.
+    x: borrowed float32 [N], or int16 [N] where the values are int8.
+    row: which sixteen outputs.
+    unit: float32, what an int16 activation of 1 stands for.
+  """
+  raise NotImplementedError('row_dot is for nopython code')
+
+
+@overload(row_dot, inline='never')
+def _row_dot(matrix, x, row, unit):  # pylint: disable=unused-argument
+  implementation = _ROWS[matrix.instance_class]
+  return lambda matrix, x, row, unit: implementation(matrix, x, row, unit)
+
+
+@njit(nogil=True, error_model='numpy')
+def product(matrix, x, y, unit):
+  """y [O] = matrix times x [N]."""
+  m, activations, out = simd.borrow(matrix), simd.borrow(x), simd.borrow(y)
+  for row in range(len(y) // LANES):
+    simd.store(out, row * LANES, row_dot(m, activations, row, unit))

@@ -1,0 +1,195 @@
+"""A WaveRNN laid out for `loop`: packed matrices as streams of blocks.
+
+The three gate matrices become one stream in the order in which a step uses
+them: rows u, r, e of units 0 to 15, then of units 16 to 31, and so on.
+"""
+
+import dataclasses
+import typing
+
+import numpy as np
+
+from wavernn_jax.sampling import blocksparse
+from wavernn_jax.sampling.cpu import kernels
+
+LANES = 16
+LEVELS = 256
+_ALIGNMENT = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+  """A model as exported. H units, P projection; gates in the order u, r, e.
+
+  Attributes:
+    recurrent: three packed [H, H], outputs first, as everywhere here.
+    project: packed [P, H/2], coarse and fine (O1, O3).
+    project_bias: float32 [2, P].
+    logits: packed [256, P], coarse and fine (O2, O4).
+    logits_bias: float32 [2, 256].
+    input: float32 [2, 3, H], weights of the previous coarse and fine byte.
+    current: float32 [3, H/2], weights of c_t in the fine half.
+  """
+  recurrent: tuple[blocksparse.PackedMatrix, ...]
+  project: tuple[blocksparse.PackedMatrix, ...]
+  project_bias: np.ndarray
+  logits: tuple[blocksparse.PackedMatrix, ...]
+  logits_bias: np.ndarray
+  input: np.ndarray
+  current: np.ndarray
+
+
+class Head(typing.NamedTuple):
+  """One output layer: logits = B relu(A h + a) + b."""
+  project: typing.Any
+  project_bias: np.ndarray
+  logits: typing.Any
+  logits_bias: np.ndarray
+  limit: float  # greatest int16 that cannot overflow the sums of `logits`
+
+
+class Network(typing.NamedTuple):
+  """Everything constant that the compiled sampler reads."""
+  recurrent: typing.Any
+  coarse: Head
+  fine: Head
+  coarse_inputs: np.ndarray  # float32 [H/32, 3, 4, 16]: G[k], G[k+1], w_c, w_f
+  fine_inputs: np.ndarray    # float32 [H/32, 3, 5, 16]: the same and w_cf
+  limit: float  # greatest int16 for a state of 1
+
+
+def aligned(shape, dtype):
+  """Zeros that start at a cache line."""
+  count = int(np.prod(shape))
+  size = count * np.dtype(dtype).itemsize
+  memory = np.zeros(size + _ALIGNMENT, np.uint8)
+  start = -memory.ctypes.data % _ALIGNMENT
+  return memory[start:start + size].view(dtype).reshape(shape)
+
+
+def aligned_copy(array, dtype=None):
+  """A copy that starts at a cache line."""
+  array = np.asarray(array, dtype)
+  copy = aligned(array.shape, array.dtype)
+  copy[...] = array
+  return copy
+
+
+def stream(*matrices):
+  """Matrices of one shape, interleaved by rows of 16 outputs.
+
+  Returns:
+    Columns, Squares or Dense; with M matrices, row M * i + m of it is row i of
+    matrix m.
+
+  Raises:
+    ValueError: matrices of different kinds, or of outputs not in sixteens.
+  """
+  kinds = {(m.shape, m.block, m.dtype) for m in matrices}
+  if len(kinds) > 1:
+    raise ValueError(f'matrices read together must be of one kind, not {kinds}')
+  (outputs, inputs), block, dtype = kinds.pop()
+  if outputs % LANES or inputs > 1 << 16:
+    raise ValueError(
+        f'a matrix of {outputs} outputs and {inputs} inputs; the sampler needs '
+        f'a multiple of {LANES} outputs and at most {1 << 16} inputs')
+  values, indices, counts, scales = _interleave(matrices)
+  if block == (16, 1) and (counts == inputs).all() and inputs % 2 == 0:
+    return kernels.Dense(_interleave_pairs(values, dtype), inputs // 2, scales)
+  group = 4 if block == (16, 1) else 2
+  values, indices, starts = _pad_rows(values, indices, counts, group)
+  words = indices[0::2] | indices[1::2] << 16
+  kind = kernels.Columns if block == (16, 1) else kernels.Squares
+  return kind(_interleave_pairs(values, dtype), aligned_copy(words),
+              aligned_copy(starts), scales)
+
+
+def _interleave(matrices):
+  """Blocks, inputs, blocks a row and scales, in the order of the stream."""
+  outputs, block = matrices[0].shape[0], matrices[0].block
+  rows = outputs // block[0]
+  order = np.arange(len(matrices) * rows).reshape(
+      len(matrices), outputs // LANES, LANES // block[0])
+  order = order.transpose(1, 0, 2).ravel()
+  counts = np.concatenate([np.diff(m.offsets.astype(np.int64)) for m in matrices])
+  starts = np.cumsum(counts) - counts
+  counts, starts = counts[order], starts[order]
+  where = np.repeat(starts - (np.cumsum(counts) - counts), counts)
+  where = where + np.arange(counts.sum())
+  values = np.concatenate([m.values for m in matrices])[where]
+  indices = np.concatenate([m.indices for m in matrices])[where]
+  scales = [np.ones(rows) if m.scales is None else m.scales for m in matrices]
+  scales = aligned_copy(np.concatenate(scales)[order], np.float32)
+  return values, indices.astype(np.uint32) * block[1], counts, scales
+
+
+def _pad_rows(values, indices, counts, group):
+  """Rows in whole groups of blocks, filled up with zeros; starts in groups."""
+  groups = -(-counts // group)
+  starts = np.concatenate([[0], np.cumsum(groups)])
+  shift = group * starts[:-1] - (np.cumsum(counts) - counts)
+  where = np.arange(len(values)) + np.repeat(shift, counts)
+  padded = np.zeros((group * starts[-1], LANES), values.dtype)
+  inputs = np.zeros(group * starts[-1], np.uint32)
+  padded[where], inputs[where] = values, indices
+  return padded, inputs, starts.astype(np.uint32)
+
+
+def _interleave_pairs(values, dtype):
+  """Blocks two by two, as kernels reads them; flat."""
+  if dtype == 'float32':
+    return aligned_copy(values.ravel())
+  pairs = np.stack([values[0::2], values[1::2]], axis=2)
+  if dtype == 'bfloat16':
+    return aligned_copy(pairs).view(np.uint32).ravel()
+  return aligned_copy(pairs).ravel()
+
+
+def _limit(*matrices):
+  """Greatest activation whose int32 sums with int8 weights cannot overflow."""
+  longest = max(int(np.diff(m.offsets.astype(np.int64)).max()) for m in matrices)
+  greatest = np.iinfo(np.int32).max // (kernels.INT8_MAX * max(longest, 1))
+  return np.float32(min(greatest, np.iinfo(np.int16).max))
+
+
+def _head(weights, side):
+  return Head(
+      stream(weights.project[side]),
+      aligned_copy(weights.project_bias[side], np.float32),
+      stream(weights.logits[side]),
+      aligned_copy(weights.logits_bias[side], np.float32),
+      _limit(weights.logits[side]))
+
+
+def _input_table(weights, units, terms):
+  """Static terms of the gate inputs, [units / 16, 3, terms, 16]."""
+  rows = [weights.input[0, :, units], weights.input[1, :, units]]
+  if terms == 5:
+    rows.append(weights.current)
+  table = aligned((rows[0].shape[1] // LANES, 3, terms, LANES), np.float32)
+  for term, row_3xU in enumerate(rows, start=2):
+    table[:, :, term] = np.reshape(row_3xU, (3, -1, LANES)).swapaxes(0, 1)
+  return table
+
+
+def build(weights):
+  """Lay out `Weights` for the sampler.
+
+  Raises:
+    ValueError: units not a multiple of 32, or matrices that do not fit.
+  """
+  units = weights.recurrent[0].shape[0]
+  if units % (2 * LANES):
+    raise ValueError(f'{units} units; the CPU sampler needs a multiple of 32')
+  half = units // 2
+  projection = weights.project[0].shape[0]
+  expected = [(units, units)] * 3 + [(projection, half)] * 2 + [(LEVELS, projection)] * 2
+  matrices = (*weights.recurrent, *weights.project, *weights.logits)
+  found = [m.shape for m in matrices]
+  if found != expected:
+    raise ValueError(f'matrices of shapes {found}, expected {expected}')
+  return Network(
+      stream(*weights.recurrent), _head(weights, 0), _head(weights, 1),
+      _input_table(weights, slice(None, half), 4),
+      _input_table(weights, slice(half, None), 5),
+      _limit(*weights.recurrent, *weights.project))

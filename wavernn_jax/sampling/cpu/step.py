@@ -1,0 +1,268 @@
+"""One WaveRNN sample in numba (§2 equations, §3 products).
+
+The state h of H units is updated in blocks of 16, coarse half first. All
+functions here are for nopython code and are inlined into the sampler's loop.
+"""
+
+import math
+import typing
+
+from numba import types
+from numba.extending import overload, register_jitable
+import numpy as np
+
+from wavernn_jax.sampling.cpu import simd, simd_math
+from wavernn_jax.sampling.cpu.kernels import row_dot
+from wavernn_jax.sampling.cpu.simd import LANES, fma, load, splat, store
+
+LEVELS = 256
+_LOG2E = 1.4426950408889634
+
+
+class Scratch(typing.NamedTuple):
+  """Working memory of one running utterance; arrays start at cache lines."""
+  units: int            # H
+  projection: int       # P
+  h: np.ndarray         # float32 [2, H], state before and after the sample
+  h16: np.ndarray       # int16 [2, H], the same times Network.limit
+  hidden: np.ndarray    # float32 [P]
+  hidden16: np.ndarray  # int16 [P]
+  logits: np.ndarray    # float32 [256]
+  weights: np.ndarray   # float32 [256 + 16], exp of logits; sums over sixteens
+  coarse_inputs: np.ndarray  # as in Network, with the frame terms filled in
+  fine_inputs: np.ndarray
+
+
+# Activations for a matrix: float32, or int16 beside int8 weights.
+
+
+def operand(matrix, x, x16):
+  """Whichever of both copies of an activation the matrix multiplies."""
+  raise NotImplementedError('for nopython code')
+
+
+@overload(operand)
+def _operand(matrix, x, x16):  # pylint: disable=unused-argument
+  if matrix.types[0].dtype == types.int8:
+    return lambda matrix, x, x16: x16
+  return lambda matrix, x, x16: x
+
+
+def quantise(matrix, x, x16, count, greatest, limit):
+  """Fill the int16 copy if the matrix needs it; returns what 1 stands for."""
+  raise NotImplementedError('for nopython code')
+
+
+@overload(quantise)
+def _quantise(matrix, x, x16, count, greatest, limit):  # pylint: disable=unused-argument
+  if matrix.types[0].dtype != types.int8:
+    return lambda matrix, x, x16, count, greatest, limit: np.float32(1)
+
+  def implementation(matrix, x, x16, count, greatest, limit):
+    scale = limit / max(greatest, np.float32(1e-30))
+    for start in range(0, count, LANES):
+      simd.store_int16(x16, start, load(x, start) * splat(scale))
+    return greatest / limit
+  return implementation
+
+
+def round_state(matrix, x16, start, h, limit):
+  """Store sixteen units of the state as int16 if the matrix needs it."""
+  raise NotImplementedError('for nopython code')
+
+
+@overload(round_state)
+def _round_state(matrix, x16, start, h, limit):  # pylint: disable=unused-argument
+  if matrix.types[0].dtype != types.int8:
+    return lambda matrix, x16, start, h, limit: None
+
+  def implementation(matrix, x16, start, h, limit):
+    h = simd.maximum(simd.minimum(h, splat(1.0)), splat(-1.0))
+    simd.store_int16(x16, start, h * splat(limit))
+  return implementation
+
+
+# Gates.
+
+
+@register_jitable
+def _exp2_clipped(x, scale, bound):
+  """2^(scale * x) with x held to +-bound."""
+  x = simd.maximum(simd.minimum(x, splat(bound)), splat(-bound))
+  return simd_math.exp2_scaled(x, splat(scale))
+
+
+# h' = u h + (1 - u) e with two divisions: for a = exp(-u's argument) and
+# b = exp(-2 e's argument), u = 1 / (1 + a) and e = (1 - b) / (1 + b). It stands
+# in three stages because each is a long chain of dependent instructions: the
+# processor hides it behind the rows of weights that are read in between.
+
+
+@register_jitable
+def _reset_stage(g_u, g_r, x_u, x_r):
+  """a, and one over the reset gate."""
+  return (_exp2_clipped(g_u + x_u, -_LOG2E, 40.0),
+          splat(1.0) + _exp2_clipped(g_r + x_r, -_LOG2E, 40.0))
+
+
+@register_jitable
+def _candidate_stage(reset, g_e, x_e):
+  """b."""
+  return _exp2_clipped(x_e + g_e / reset, -2 * _LOG2E, 20.0)
+
+
+@register_jitable
+def _blend_stage(h, a, b):
+  """The new state; the bounds on a and b keep every product finite."""
+  one = splat(1.0)
+  return fma(h, one + b, a * (one - b)) / ((one + a) * (one + b))
+
+
+@register_jitable
+def _gate_input(table, start, terms):
+  """Frame k, frame k + 1, previous coarse, previous fine."""
+  x = load(table, start) * terms[0]
+  x = fma(load(table, start + LANES), terms[1], x)
+  x = fma(load(table, start + 2 * LANES), terms[2], x)
+  x = fma(load(table, start + 3 * LANES), terms[3], x)
+  return _current_input(table, start, terms, x)
+
+
+def _current_input(table, start, terms, x):
+  """Adds the current coarse byte, a fifth term that the fine half has."""
+  raise NotImplementedError('for nopython code')
+
+
+@overload(_current_input)
+def _overload_current_input(table, start, terms, x):  # pylint: disable=unused-argument
+  if len(terms) < 5:
+    return lambda table, start, terms, x: x
+  return lambda table, start, terms, x: fma(
+      load(table, start + 4 * LANES), terms[4], x)
+
+
+@register_jitable
+def half_step(network, s, now, table, terms, first):
+  """Sixteen units at a time of one half of the state, from block `first`."""
+  m, half = network.recurrent, s.units // 2
+  old, old16 = simd.offset(s.h, now * s.units), simd.offset(s.h16, now * s.units)
+  new = simd.offset(s.h, (1 - now) * s.units)
+  new16 = simd.offset(s.h16, (1 - now) * s.units)
+  x, unit = operand(m, old, old16), np.float32(1) / network.limit
+  width, last = len(terms) * LANES, first + half // LANES
+  a = b = reset = g_e = x_e = splat(1.0)
+  for block in range(first, last):
+    gates, place = 3 * block, 3 * width * (block - first)
+    g_u = row_dot(m, x, gates, unit)
+    b = _candidate_stage(reset, g_e, x_e)
+    g_r = row_dot(m, x, gates + 1, unit)
+    if block > first:
+      _store_state(m, old, new, new16, block - 1, a, b, network.limit)
+    g_e = row_dot(m, x, gates + 2, unit)
+    a, reset = _reset_stage(
+        g_u, g_r, _gate_input(table, place, terms),
+        _gate_input(table, place + width, terms))
+    x_e = _gate_input(table, place + 2 * width, terms)
+  b = _candidate_stage(reset, g_e, x_e)
+  _store_state(m, old, new, new16, last - 1, a, b, network.limit)
+
+
+@register_jitable
+def _store_state(m, old, new, new16, block, a, b, limit):
+  h = _blend_stage(load(old, block * LANES), a, b)
+  store(new, block * LANES, h)
+  round_state(m, new16, block * LANES, h, limit)
+
+
+@register_jitable
+def set_frames(table, terms, frame0, frame1, units, first):
+  """Write two frames' gate inputs [3 * H] into the table of one half."""
+  place = 0
+  for unit in range(first, first + units // 2, LANES):
+    for gate in range(3):
+      store(table, place, load(frame0, gate * units + unit))
+      store(table, place + LANES, load(frame1, gate * units + unit))
+      place += terms * LANES
+
+
+# Output layers.
+
+
+@register_jitable
+def head_logits(head, s, h, h16, limit):
+  """s.logits = B relu(A h + a) + b; returns the greatest."""
+  m, unit = head.project, np.float32(1) / limit
+  x, top = operand(m, h, h16), splat(0.0)
+  for start in range(0, s.projection, LANES):
+    v = row_dot(m, x, start // LANES, unit) + load(head.project_bias, start)
+    v = simd.maximum(v, splat(0.0))
+    top = simd.maximum(top, v)
+    store(s.hidden, start, v)
+  m = head.logits
+  greatest = simd_math.first(simd_math.maximum_of(top))
+  unit = quantise(
+      m, s.hidden, s.hidden16, s.projection, greatest, head.limit)
+  x, top = operand(m, s.hidden, s.hidden16), splat(-np.inf)
+  for start in range(0, LEVELS, LANES):
+    v = row_dot(m, x, start // LANES, unit) + load(head.logits_bias, start)
+    top = simd.maximum(top, v)
+    store(s.logits, start, v)
+  return simd_math.first(simd_math.maximum_of(top))
+
+
+@register_jitable
+def softmax_weights(s, greatest, temperature):
+  """s.weights = exp((logits - greatest) / temperature); returns their sum.
+
+  s.weights[256:] become the running sums over blocks of sixteen.
+  """
+  scale = splat(_LOG2E / max(temperature, 1e-6))
+  for start in range(0, LEVELS, LANES):
+    x = load(s.logits, start) - splat(greatest)
+    x = simd.maximum(x, splat(-120.0 / _LOG2E * max(temperature, 1e-6)))
+    store(s.weights, start, simd_math.exp2_scaled(x, scale))
+  sums = simd_math.running_sum(simd_math.interleave_sum(
+      simd_math.interleave_sum(_sums4(s.weights, 0), _sums4(s.weights, 64)),
+      simd_math.interleave_sum(_sums4(s.weights, 128), _sums4(s.weights, 192))))
+  store(s.weights, LEVELS, sums)
+  return simd.item(s.weights, LEVELS + LANES - 1)
+
+
+@register_jitable
+def _sums4(x, start):
+  """Four blocks of 16 numbers, each summed to four."""
+  return simd_math.interleave_sum(
+      simd_math.interleave_sum(load(x, start), load(x, start + 16)),
+      simd_math.interleave_sum(load(x, start + 32), load(x, start + 48)))
+
+
+@register_jitable
+def draw(weights, total, uniform):
+  """How many running sums of the 256 weights are <= uniform * total, to 255.
+
+  First among sums of blocks of sixteen, then within one block.
+  """
+  bound = np.float32(uniform * total)
+  block = min(simd_math.count_at_most(load(weights, LEVELS), bound), LANES - 1)
+  before = np.float32(0)
+  if block > 0:
+    before = simd.item(weights, LEVELS + block - 1)
+  inside = simd_math.running_sum(load(weights, block * LANES)) + splat(before)
+  return min(block * LANES + simd_math.count_at_most(inside, bound), LEVELS - 1)
+
+
+@register_jitable
+def most_likely(logits):
+  """The first index of the greatest logit."""
+  best = 0
+  for level in range(1, LEVELS):
+    if simd.item(logits, level) > simd.item(logits, best):
+      best = level
+  return best
+
+
+@register_jitable
+def log_probability(logits, code, greatest, total, temperature):
+  """Natural logarithm of the softmax at `code`."""
+  x = (simd.item(logits, code) - greatest) / max(temperature, 1e-6)
+  return np.float32(x - math.log(total))
