@@ -15,9 +15,8 @@ from wavernn_jax.config import DataConfig, MelConfig
 from wavernn_jax.errors import InputError
 
 SPLITS = ('train', 'valid', 'test')
-_SUFFIXES = ('.wav', '.flac')
+AUDIO_SUFFIXES = ('.wav', '.flac')
 _SILENT_RANGE = 4  # 16-bit steps between the extremes of a file with nothing but dither
-_UNDERSHOOT = 1.0  # of the floor, log units, by the mels of a TTS model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +73,7 @@ def find_audio(folder) -> list[pathlib.Path]:
     raise InputError(f'{folder}: no such folder; expected one with wav or flac files '
                      '(--config.data.dir or --input).')
   paths = sorted(p for p in folder.rglob('*')
-                 if p.suffix.lower() in _SUFFIXES and not p.name.startswith('.'))
+                 if p.suffix.lower() in AUDIO_SUFFIXES and not p.name.startswith('.'))
   if not paths:
     raise InputError(f'{folder}: no audio found, expected wav or flac files in it or '
                      'below; set --config.data.dir to the folder of your recordings.')
@@ -215,7 +214,7 @@ def read_paired_mel(path, samples: int, mel: MelConfig) -> np.ndarray:
     InputError: as `mel_files.read_mel`, or if the lengths disagree by more, as they
       do when mel and config have different hops.
   """
-  mel_FxM = mel_files.read_mel(path, mel, slack=_UNDERSHOOT)
+  mel_FxM = mel_files.read_mel(path, mel, slack=mel_files.UNDERSHOOT)
   expected = audio.frame_count(samples, mel)
   if abs(len(mel_FxM) - expected) > 2:
     raise InputError(

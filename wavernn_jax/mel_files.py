@@ -15,6 +15,7 @@ from wavernn_jax import audio, files
 from wavernn_jax.config import MelConfig
 from wavernn_jax.errors import InputError
 
+UNDERSHOOT = 1.0  # of the floor, log units, by the mels of a TTS model: a `slack`
 _LOUD_RMS = 0.1  # speech is quieter than this white noise in some band or frame
 _FLOOR_BANDS = 4  # only a clamp gives as many bands the same lowest value
 

@@ -14,10 +14,6 @@ from wavernn_jax.config import MelConfig
 from wavernn_jax.errors import InputError
 from wavernn_jax.sampling import scan
 
-_AUDIO = ('.wav', '.flac')
-# The output of a TTS front end undershoots the floor of its convention a little.
-_MEL_SLACK = 1.0
-
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -48,7 +44,7 @@ def find_sources(path) -> dict[str, pathlib.Path]:
     raise InputError(f'--input={path}: no such file or folder; expected wav or flac '
                      'recordings or .npy mels.')
   found = [p for p in sorted(path.rglob('*'))
-           if p.suffix.lower() in (*_AUDIO, '.npy') and not p.name.startswith('.')]
+           if p.suffix.lower() in (*corpus.AUDIO_SUFFIXES, '.npy') and not p.name.startswith('.')]
   found.sort(key=lambda p: p.suffix.lower() == '.npy')  # .npy last: it wins
   if not found:
     raise InputError(f'--input={path}: holds no wav, flac or npy file.')
@@ -62,7 +58,7 @@ def load_source(name: str, path: pathlib.Path, mel: MelConfig) -> Source:
     InputError: if it is no audio, no log mel of this convention, or too short.
   """
   if path.suffix.lower() == '.npy':
-    mel_FxM = mel_files.read_mel(path, mel, slack=_MEL_SLACK)
+    mel_FxM = mel_files.read_mel(path, mel, slack=mel_files.UNDERSHOOT)
     return Source(name, mel_FxM, len(mel_FxM) * mel.hop)
   pcm = audio.read_audio(path, mel.sample_rate)
   if len(pcm) <= audio.edge_padding(mel):

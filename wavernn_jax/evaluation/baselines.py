@@ -11,8 +11,7 @@ import math
 import numpy as np
 
 from wavernn_jax.audio import split_bytes
-
-VALUES = 256  # V, of a byte
+from wavernn_jax.likelihood import BYTE_VALUES
 
 
 def _report(coarse: float, fine: float) -> dict[str, float]:
@@ -21,15 +20,15 @@ def _report(coarse: float, fine: float) -> dict[str, float]:
 
 def uniform() -> dict[str, float]:
   """Every value of both bytes equally likely."""
-  return _report(math.log(VALUES), math.log(VALUES))
+  return _report(math.log(BYTE_VALUES), math.log(BYTE_VALUES))
 
 
 def _count(pcm_utterances: Iterable[np.ndarray]) -> np.ndarray:
   """Occurrences of each coarse (row 0) and fine (row 1) value, 2xV."""
-  counts_2xV = np.zeros((2, VALUES), np.int64)
+  counts_2xV = np.zeros((2, BYTE_VALUES), np.int64)
   for pcm_T in pcm_utterances:
     for row, byte_T in zip(counts_2xV, split_bytes(pcm_T), strict=True):
-      row += np.bincount(np.asarray(byte_T), minlength=VALUES)
+      row += np.bincount(np.asarray(byte_T), minlength=BYTE_VALUES)
   return counts_2xV
 
 
