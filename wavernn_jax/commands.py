@@ -45,7 +45,8 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '') -> dict:
     data_dir: another corpus than the run's.
 
   Returns:
-    Also written to RUN/evaluation_SPLIT.json.
+    Also written to RUN/evaluation_SPLIT.json, there with the nats of each
+    utterance as `by_utterance`.
   """
   config = workdir_lib.read_config(workdir)
   config.data.dir = data_dir or config.data.dir
@@ -62,7 +63,9 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '') -> dict:
   chosen = held_out[:config.evaluation.free_running]
   if chosen:
     result['free_running'] = _free_running(model, params, chosen, config)
-  files.write_text(pathlib.Path(workdir) / f'evaluation_{split}.json', json.dumps(result, indent=1))
+  by_utterance = evaluation.by_utterance(held_out, sums, samples)
+  files.write_text(pathlib.Path(workdir) / f'evaluation_{split}.json',
+                   json.dumps(result | {'by_utterance': by_utterance}, indent=1))
   return _print(result)
 
 
