@@ -21,12 +21,13 @@ from wavernn_jax.errors import InputError
 def get_config(variant: str = 'sparse256') -> config.Config:
   if variant == 'sparse256':
     return config.Config(
-        model=config.ModelConfig(units=256, projection=128, channels=64, layers=2),
+        model=config.ModelConfig(units=256, projection=128, channels=64, layers=2,
+                               slow_units=0.5),
         optimizer=config.OptimizerConfig(learning_rate=2e-3, final_learning_rate=2e-5,
                                          warmup_steps=200),
         pruning=config.PruningConfig(recurrent=0.8, hidden=0.5, output=0.5, conditioning=0.5,
-                                     start=1_000, steps=9_600, interval=100),
-        train=config.TrainConfig(steps=24_000, batch=8, burn_in=120, eval_every=2_000,
+                                     start=1_000, steps=8_000, interval=100),
+        train=config.TrainConfig(steps=20_000, batch=8, burn_in=120, eval_every=2_000,
                                  save_every=500),
         evaluation=config.EvaluationConfig(max_valid_utterances=24))
   if variant == 'tiny':
