@@ -48,8 +48,7 @@ class _Parameters(nnx.Module):
         'hidden': nnx.Linear(half, config.projection, rngs=rngs),
         'output': nnx.Linear(config.projection, likelihood.BYTE_VALUES, rngs=rngs)})
         for byte in BYTES})
-    bias = self.conditioning.gates.bias
-    bias.value = bias.value + _gate_bias(config, rngs.params())
+    self.conditioning.gates.bias = nnx.Param(_gate_bias(config, rngs.params()))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
