@@ -14,7 +14,7 @@ from wavernn_jax.sampling import cpu, export as export_lib, scan
 from wavernn_jax.training import checkpoints, journal, loop, workdir as workdir_lib
 
 DEMO_SPEECH = pathlib.Path(__file__).parent / 'demo_speech'
-PRETRAINED = pathlib.Path(__file__).parent / 'pretrained' / 'sparse256.safetensors'
+PRETRAINED = pathlib.Path(__file__).parent / 'pretrained' / 'sparse192.safetensors'
 
 
 def train(config: Config, workdir: str, mel_preset: str = '') -> dict:
