@@ -141,8 +141,6 @@ def test_carried_states_are_those_after_the_previous_crops_or_zero(step_config, 
   step_config.train.carry = 0.5
   model = models.build(step_config)
   setup = Setup(step_config, batches)
-  bias = setup.state['params']['conditioning']['gates']['bias']
-  setup.state['params']['conditioning']['gates']['bias'] = bias + 7  # a start is not forgotten
   states, _ = setup.run(3)
   np.testing.assert_array_equal(states[0]['h'], 0)
   from_zero = 0
