@@ -110,7 +110,7 @@ def test_every_parameter_has_a_gradient(center):
   model = wavernn.WaveRNN(MODEL, MelConfig(**{**vars(MEL), 'center': center}))
   pcm, mel = speech(40, batch=4)
   def total(params):
-    return sum(model.loss(params, model.initial_state(4), pcm, mel)[0].values())
+    return sum(model.loss(params, model.initial_state(4), pcm, mel).values())
   gradients = jax.jit(jax.grad(total))(RNN.init(3))
   for path, gradient in jax.tree.leaves_with_path(gradients):
     name = jax.tree_util.keystr(path)
@@ -162,7 +162,7 @@ def test_a_coarse_byte_does_not_see_itself():
 def test_noise_on_the_coarse_input_does_not_reach_the_coarse_loss():
   pcm, mel = speech(8)
   loss = jax.jit(lambda noise: RNN.loss(
-      parameters(), RNN.initial_state(2), pcm, mel, input_noise=noise)[0])
+      parameters(), RNN.initial_state(2), pcm, mel, input_noise=noise))
   zero, on = np.zeros((8, 2, 3), np.float32), np.ones((8, 2, 3), np.float32)
   on[:, :, :2] = 0
   at_the_end = on * (np.arange(8) == 7)[:, None, None]
@@ -249,7 +249,7 @@ def test_loss_and_gradients_are_those_of_the_mean_of_nats_after_the_burn_in():
       found = {k: v[:, burn_in:].mean() for k, v in found.items()}
       return found['coarse'] + 2 * found['fine'], found
     def loss(params, h):
-      found, _ = RNN.loss(params, {**state, 'h': h}, pcm, mel, burn_in)
+      found = RNN.loss(params, {**state, 'h': h}, pcm, mel, burn_in)
       return found['coarse'] + 2 * found['fine'], found
     plain, fast = (jax.jit(jax.value_and_grad(f, (0, 1), has_aux=True))(params, state['h'])
                    for f in (mean, loss))

@@ -141,7 +141,6 @@ class TrainConfig:
   batch: int = 32
   crop: int = 960  # samples, paper
   burn_in: int = 0  # first samples of a crop that carry no loss
-  carry: float = 0.0  # share of crops that start from the state after another crop
   input_noise: float = 0.0  # std of noise on the inputs c, f in [-1, 1]
   seed: int = 0
   log_every: int = 50  # steps
@@ -247,7 +246,6 @@ def check(config: Config) -> None:
       (0 <= o.ema_decay < 1, 'optimizer.ema_decay', o.ema_decay, 'in [0, 1)'),
       (o.warmup_steps >= 0, 'optimizer.warmup_steps', o.warmup_steps, '0 or more'),
       (0 <= t.burn_in < t.crop, 'train.burn_in', t.burn_in, f'in 0..crop = {t.crop}'),
-      (0 <= t.carry <= 1, 'train.carry', t.carry, 'in [0, 1]'),
       (t.input_noise >= 0, 'train.input_noise', t.input_noise, '0 or more'),
       (t.seed >= 0, 'train.seed', t.seed, '0 or more'),
       *[(getattr(t, f) > 0, f'train.{f}', getattr(t, f), 'a positive number')

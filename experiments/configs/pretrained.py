@@ -24,10 +24,10 @@ def get_config(variant: str = 'sparse192') -> config.Config:
   if variant == 'sparse192':
     return config.Config(
         model=dense.get_config('small').model,
-        optimizer=config.OptimizerConfig(learning_rate=7e-4, warmup_steps=200),
+        optimizer=config.OptimizerConfig(warmup_steps=200),
         pruning=config.PruningConfig(recurrent=0.7, hidden=0.5, output=0.5, conditioning=0.5,
-                                     start=200, steps=4_000, interval=50),
-        train=config.TrainConfig(steps=12_000, batch=8, crop=1_920, burn_in=240, carry=0.9,
+                                     start=500, steps=6_700, interval=100),
+        train=config.TrainConfig(steps=18_000, batch=8, crop=1_920, burn_in=240,
                                  eval_every=1_500, save_every=500),
         evaluation=config.EvaluationConfig(max_valid_utterances=24))
   if variant == 'tiny':

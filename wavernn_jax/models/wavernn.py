@@ -107,14 +107,13 @@ class WaveRNN:
       input_noise: None, or noise TxBx3 added to the scaled bytes that are fed in.
 
     Returns:
-      {'coarse': mean, 'fine': mean} in nats/sample, and `h` after the last sample.
+      {'coarse': mean, 'fine': mean} in nats/sample.
     """
     h_TxBxH, targets = self._run(params, state, pcm_BxT, mel_BxFxM, input_noise)
     weight_TxB = jnp.ones_like(h_TxBxH[burn_in:, :, 0])
     return {byte: likelihood.mean_nats(params['outputs'][byte], y, targets[byte][burn_in:],
                                        weight_TxB, self.config.compute_dtype)
-            for byte, y in zip(BYTES, jnp.split(h_TxBxH[burn_in:], 2, axis=-1), strict=True)
-            }, h_TxBxH[-1]
+            for byte, y in zip(BYTES, jnp.split(h_TxBxH[burn_in:], 2, axis=-1), strict=True)}
 
   def _run(self, params, state, pcm_BxT, mel_BxFxM, input_noise=None):
     """States TxBxH after each of the given samples, and the samples' bytes TxB."""

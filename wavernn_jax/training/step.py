@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wavernn_jax import data, models, pruning
+from wavernn_jax import data, pruning
 from wavernn_jax.config import Config, OptimizerConfig
 
 METRICS = ('nll', 'nll_coarse', 'nll_fine', 'gradient_norm', 'learning_rate')
@@ -30,9 +30,8 @@ def initial_state(params, config: Config):
   `masks` has the keys of `params`, None where a leaf is not pruned.
   `sums` are metrics summed since the last step that was logged, and
   `nonfinite_step` is the first step whose loss or gradient was not finite, or −1.
-  `h`, with `config.train.carry`, are the model's states after the last crops.
   """
-  state = {
+  return {
       'step': jnp.zeros((), jnp.int32),
       'params': params,
       'ema': jax.tree.map(jnp.copy, params),
@@ -41,9 +40,6 @@ def initial_state(params, config: Config):
       'sums': {name: jnp.zeros(()) for name in METRICS},
       'nonfinite_step': jnp.full((), -1, jnp.int32),
   }
-  if config.train.carry:
-    state['h'] = models.build(config).initial_state(config.train.batch)['h']
-  return state
 
 
 def abstract_state(model, config: Config, sharding):
@@ -53,34 +49,20 @@ def abstract_state(model, config: Config, sharding):
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 
-def carried(h, key, config: Config):
-  """States at the start of crops: those after earlier crops, or zero where a crop
-  is to start as an utterance does.
+def crop_loss(model, params, batch, config: Config, noise_key):
+  """Mean nats/sample of a batch of crops, and its coarse and fine parts.
 
-  A model that only ever starts from zero meets at most a crop's worth of its own
-  past; over whole utterances slow units then drift to where it was never trained.
-  The crops are of other places: `burn_in` covers the change.
-  """
-  keep_B = jax.random.bernoulli(key, config.train.carry, (h.shape[-2],))
-  return jnp.where(keep_B[:, None], h, 0)
-
-
-def crop_loss(model, params, batch, config: Config, noise_key, h=None):
-  """Mean nats/sample of a batch of crops; its coarse and fine parts, the states after it.
-
-  The state at the start of a crop is `h`, or zero as in the paper; the first
+  The state at the start of a crop is zero, as in the paper; the first
   `config.train.burn_in` samples, which suffer from that, carry no loss.
   """
   pcm, mel_BxFxM = data.crop_inputs(batch, config.mel)
   state = model.initial_state(len(pcm)) | {'sample': pcm[:, 0]}
-  if h is not None:
-    state |= {'h': h}
   noise = None
   if config.train.input_noise:
     shape = (pcm.shape[1] - 1, len(pcm), 3)
     noise = config.train.input_noise * jax.random.normal(noise_key, shape)
-  parts, h = model.loss(params, state, pcm[:, 1:], mel_BxFxM, config.train.burn_in, noise)
-  return sum(parts.values()), ({f'nll_{byte}': value for byte, value in parts.items()}, h)
+  parts = model.loss(params, state, pcm[:, 1:], mel_BxFxM, config.train.burn_in, noise)
+  return sum(parts.values()), {f'nll_{byte}': value for byte, value in parts.items()}
 
 
 def train_step(model, config: Config, state, batch):
@@ -93,16 +75,12 @@ def train_step(model, config: Config, state, batch):
   """
   step = state['step']
   noise_key = jax.random.fold_in(jax.random.key(config.train.seed), step)
-  h = None
-  if config.train.carry:
-    h = carried(state['h'], jax.random.fold_in(noise_key, 1), config)
   masks = pruning.update_masks(state['params'], state['masks'], step, config.pruning)
 
   def masked_loss(params):
-    return crop_loss(model, pruning.apply_masks(params, masks), batch, config, noise_key,
-                     h)
+    return crop_loss(model, pruning.apply_masks(params, masks), batch, config, noise_key)
 
-  (loss, (parts, h)), gradients = jax.value_and_grad(masked_loss, has_aux=True)(state['params'])
+  (loss, parts), gradients = jax.value_and_grad(masked_loss, has_aux=True)(state['params'])
   norm = optax.tree.norm(gradients)
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
   updates, optimizer_state = optimizer(config.optimizer, config.train.steps).update(
@@ -130,6 +108,4 @@ def train_step(model, config: Config, state, batch):
       'nonfinite_step': jnp.where(
           (state['nonfinite_step'] < 0) & ~finite, step + 1, state['nonfinite_step']),
   }
-  if config.train.carry:
-    new_state['h'] = keep(h, state['h'])
   return new_state, {name: s / (since_log + 1) for name, s in sums.items()}
