@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from wavernn_jax import pruning
-from wavernn_jax.config import MelConfig, ModelConfig, PruningConfig
+from wavernn_jax.config import Config, MelConfig, ModelConfig, PruningConfig
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import wavernn
+from wavernn_jax.training import step as step_lib
 
 SIZES = [(1, 16), (4, 4), (1, 1)]  # (inputs, outputs) of a block
 
@@ -98,7 +99,7 @@ def test_what_is_pruned_stays_pruned(params):
     new = update(noisy, masks, step)
     for old, now in zip(jax.tree.leaves(masks), jax.tree.leaves(new), strict=True):
       assert not (now & ~old).any()
-      if step % config.interval or step < config.start:
+      if int(pruning.last_change(step, config)) != step:
         np.testing.assert_array_equal(old, now)
     masks = new
     zeros.append(int((~masks['recurrent']['e']).sum()))
@@ -107,6 +108,23 @@ def test_what_is_pruned_stays_pruned(params):
               for s in range(60)]
   assert zeros == expected
   assert update._cache_size() == 1
+
+
+def test_masks_change_when_due_and_never_after_the_schedule():
+  found = [int(pruning.last_change(jnp.asarray(s), _config(steps=38))) for s in range(70)]
+  expected = [0 if s < 10 else min(s, 50) // 5 * 5 for s in range(70)]
+  assert found == expected
+  assert int(pruning.last_change(jnp.asarray(60), PruningConfig())) == 0
+
+
+def test_the_average_of_the_weights_starts_anew_when_masks_change():
+  config = Config(pruning=_config())
+  decay = [float(step_lib.ema_decay(jnp.asarray(s), config)) for s in range(20_000)]
+  assert decay[10] == decay[15] == decay[50] == pytest.approx(0.1)
+  assert decay[14] == pytest.approx(5 / 14)
+  assert decay[-1] == pytest.approx(config.optimizer.ema_decay)
+  # What the average still holds, five updates later, of weights from before a change.
+  assert np.prod(decay[15:20]) < 1e-2
 
 
 @pytest.mark.parametrize('size', SIZES)

@@ -101,6 +101,15 @@ def update_masks(params, masks, step, config: PruningConfig):
   return jax.lax.cond(due, updated, lambda: masks)
 
 
+def last_change(step, config: PruningConfig):
+  """The last step up to `step` at which masks may have changed; 0 if there was none."""
+  if not any((config.recurrent, config.hidden, config.output, config.conditioning)):
+    return jnp.zeros_like(step)
+  final = -(-(config.start + config.steps) // config.interval) * config.interval
+  latest = jnp.minimum(step, final) // config.interval * config.interval
+  return jnp.where(latest >= config.start, latest, 0)
+
+
 def apply_masks(params, masks):
   """The parameters with every pruned block exactly zero."""
   def one(leaf, mask):
