@@ -353,3 +353,20 @@ def test_gate_inputs_of_sampling_and_of_likelihood_come_from_the_same_conditioni
     changed[:, frame] += 2
     moved = any((a != b).any() for a, b in zip(plain, run(changed), strict=True))
     assert moved == heard, frame
+
+
+def test_slow_units_start_with_long_time_constants():
+  """Without input a state unit decays by 1 − 1/τ a sample; the others as before."""
+  plain = wavernn.WaveRNN(ModelConfig(units=64, projection=16), MelConfig()).init(3)
+  slow = wavernn.WaveRNN(
+      ModelConfig(units=64, projection=16, slow_units=0.25), MelConfig()).init(3)
+  update, reset, candidate = np.split(np.asarray(slow['conditioning']['gates']['bias']), 3)
+  changed = np.tile(np.arange(32) < 8, 2)  # a quarter of the coarse and of the fine half
+  tau = 1 / (1 - 1 / (1 + np.exp(-update[changed])))
+  assert tau.min() >= 4 * (1 - 1e-5) and tau.max() <= 300 * (1 + 1e-5)
+  assert np.ptp(np.log(tau)) > 2  # spread over the range
+  np.testing.assert_array_equal(update[~changed], 0)
+  np.testing.assert_array_equal(reset, changed)
+  np.testing.assert_array_equal(candidate, 0)
+  slow['conditioning']['gates']['bias'] = plain['conditioning']['gates']['bias']
+  jax.tree.map(np.testing.assert_array_equal, slow, plain)

@@ -103,6 +103,7 @@ class ModelConfig:
   channels: int = 128  # C
   layers: int = 3  # convolutions of the conditioning stack
   kernel: int = 3  # frames, odd
+  slow_units: float = 0.0  # fraction whose update gates start with long time constants
   compute_dtype: str = 'float32'  # or 'bfloat16': matmul inputs; float32 sums
 
 
@@ -232,6 +233,7 @@ def check(config: Config) -> None:
       (m.channels > 0, 'model.channels', m.channels, 'a positive number'),
       (m.layers > 0, 'model.layers', m.layers, 'a positive number'),
       (m.kernel > 0 and m.kernel % 2 == 1, 'model.kernel', m.kernel, 'a positive odd number'),
+      (0 <= m.slow_units <= 1, 'model.slow_units', m.slow_units, 'in [0, 1]'),
       (m.compute_dtype in ('float32', 'bfloat16'), 'model.compute_dtype', m.compute_dtype,
        "'float32' or 'bfloat16'"),
       (config.data.mels in ('audio', 'paired'), 'data.mels', config.data.mels,

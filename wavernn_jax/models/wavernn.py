@@ -14,6 +14,7 @@ nothing to mask.
 import dataclasses
 
 from flax import nnx
+import jax
 from jax import lax
 import jax.numpy as jnp
 
@@ -26,6 +27,7 @@ BYTES = ('coarse', 'fine')
 # weight by about the learning rate a step, so without this factor on the weights of
 # the coarse byte their growth alone takes thousands of steps.
 COARSE_GAIN = 64.0
+SLOW_SAMPLES = (4.0, 300.0)  # time constants of slow units: to beyond a period of pitch
 
 
 class _Parameters(nnx.Module):
@@ -46,6 +48,7 @@ class _Parameters(nnx.Module):
         'hidden': nnx.Linear(half, config.projection, rngs=rngs),
         'output': nnx.Linear(config.projection, likelihood.BYTE_VALUES, rngs=rngs)})
         for byte in BYTES})
+    self.conditioning.gates.bias = nnx.Param(_gate_bias(config, rngs.params()))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -191,6 +194,20 @@ class WaveRNN:
     gain = jnp.asarray([[COARSE_GAIN], [1], [COARSE_GAIN]], coarse_3xH.dtype)
     return [jnp.concatenate([previous, coarse[None]]) * gain for previous, coarse in zip(
         jnp.split(params['previous'], 3, axis=1), coarse_3xH, strict=True)]
+
+
+def _gate_bias(config: ModelConfig, key):
+  """Biases of the gates, G: `slow_units` of each half remember for long from the start.
+
+  The update gate of a slow unit is 1 − 1/τ at rest, with τ log-uniform in
+  SLOW_SAMPLES (after Tallec and Ollivier, 2018), and its reset gate is open.
+  """
+  half = config.units // 2
+  slow_H = jnp.tile(jnp.arange(half) < config.slow_units * half, 2)
+  low, high = jnp.log(jnp.asarray(SLOW_SAMPLES))
+  tau_H = jnp.exp(jax.random.uniform(key, (config.units,), minval=low, maxval=high))
+  update_H = jnp.where(slow_H, jnp.log(tau_H - 1), 0)
+  return jnp.concatenate([update_H, slow_H.astype(jnp.float32), jnp.zeros(config.units)])
 
 
 def _add_bytes(x, weights, *drawn_B):
