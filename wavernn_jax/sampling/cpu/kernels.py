@@ -207,19 +207,19 @@ def add_column_group(typingctx, values, indices, x, group, totals):  # pylint: d
   def codegen(context, builder, signature, args):
     values, indices, x, group, totals = args
     totals = cgutils.unpack_tuple(builder, totals)
-    pair = builder.shl(group, I64(1))
-    word = simd.load_as(builder, indices, pair, I64)  # four inputs by one load
+    first = builder.shl(group, I64(1))
+    word = simd.load_as(builder, indices, first, I64)  # four inputs by one load
     inputs = [builder.and_(builder.lshr(word, I64(16 * k)), I64(0xFFFF)) for k in range(4)]
-    for k, pair in enumerate((pair, builder.add(pair, I64(1)))):
+    for k, pair in enumerate((first, builder.add(first, I64(1)))):
       chosen, part = inputs[2 * k:2 * k + 2], slice(2 * k, 2 * k + 2)
-      if signature.args[0].dtype in _INTEGERS:
-        weights = _int16_weights(builder, signature.args[0], values, pair)
+      kind = signature.args[0]
+      if kind.dtype in _INTEGERS:
+        weights = _int16_weights(builder, kind, values, pair)
         activations = _spread_activations(builder, x, *chosen, scalar=k == 0)
         totals[2 * k] = _multiply_neighbours(
             context, builder, weights, activations, totals[2 * k])
       else:
-        totals[part] = _add_pair(
-            context, builder, signature.args[0], values, pair, x, chosen, 1, totals[part])
+        totals[part] = _add_pair(context, builder, kind, values, pair, x, chosen, 1, totals[part])
     return context.make_tuple(builder, signature.return_type, totals)
   return totals(values, indices, x, types.uintp, totals), codegen
 

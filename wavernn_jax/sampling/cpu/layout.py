@@ -82,7 +82,7 @@ def aligned_copy(array, dtype=None):
 
 
 def together(tree):
-  """Nested named tuples with all their arrays copied into one piece of memory.
+  """Nested named tuples, or an array, copied into one piece of memory.
 
   In pages of 4 KiB scattered over physical memory, a megabyte of weights that
   would fit the second-level cache keeps displacing itself from it.
