@@ -4,6 +4,7 @@
   python launch.py --mode=train --config=experiments/configs/dense.py:small \
       --config.data.dir=DIR --workdir=RUN
   python launch.py --mode=evaluate --workdir=RUN --split=test
+  python launch.py --mode=evaluate --model=FILE.safetensors --data_dir=DIR [--engine=scan|cpu]
   python launch.py --mode=export --workdir=RUN --output=FILE.safetensors [--weights=int8]
   python launch.py --mode=synthesize --workdir=RUN|--model=FILE.safetensors \
       --input=FILE|DIR --output=DIR [--engine=scan|cpu]
@@ -31,7 +32,7 @@ _SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'valid', 'test'], 'To eval
 _DATA_DIR = flags.DEFINE_string('data_dir', '', 'To evaluate on another corpus.')
 _INPUT = flags.DEFINE_string('input', None, 'Recording, .npy mel, or a folder of them.')
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder for the wavs, or file of the export.')
-_MODEL = flags.DEFINE_string('model', '', 'An export to synthesise with, in place of a run.')
+_MODEL = flags.DEFINE_string('model', '', 'An export to evaluate or synthesise with.')
 _ENGINE = flags.DEFINE_enum(
     'engine', 'auto', ['auto', 'scan', 'cpu'], 'Sampler; auto: cpu for exports on a CPU.')
 _WEIGHTS = flags.DEFINE_enum(
@@ -54,14 +55,15 @@ def main(argv):
     case 'train':
       commands.train(_CONFIG.value, _WORKDIR.value, _MEL.value)
     case 'evaluate':
-      commands.evaluate(_WORKDIR.value, _SPLIT.value, _DATA_DIR.value)
+      _one_model()
+      commands.evaluate(_WORKDIR.value, _SPLIT.value, _DATA_DIR.value, _MODEL.value,
+                        _ENGINE.value)
     case 'export':
       _require(_OUTPUT)
       commands.export(_WORKDIR.value, _OUTPUT.value, _WEIGHTS.value, _SPARSE_ONLY.value)
     case 'synthesize':
       _require(_INPUT, _OUTPUT)
-      if _MODEL.value and _WORKDIR.present:
-        raise InputError('--model and --workdir are both set; give one of them.')
+      _one_model()
       commands.synthesize(_WORKDIR.value, _INPUT.value, _OUTPUT.value,
                           (_COARSE.value, _FINE.value), _SEED.value, _BATCH.value,
                           _MODEL.value, _ENGINE.value, _WEIGHTS.value)
@@ -71,6 +73,11 @@ def _require(*holders):
   for flag in holders:
     if not flag.value:
       raise InputError(f'--{flag.name} is not set.')
+
+
+def _one_model():
+  if _MODEL.value and _WORKDIR.present:
+    raise InputError('--model and --workdir are both set; give one of them.')
 
 
 def _only_for_runs(*holders):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from wavernn_jax.sampling import blocksparse
-from wavernn_jax.sampling.cpu import kernels, layout, random, simd, simd_math, step
+from wavernn_jax.sampling.cpu import kernels, layout, loop, random, simd, simd_math, step
 
 DTYPES = list(blocksparse.DTYPES)
+ERROR = {'float32': 3e-5, 'bfloat16': 4e-3, 'int8': 3e-5}  # of sums of some 70 products
 BLOCKS = list(blocksparse.SHAPES)
 HOP = 7
 
@@ -19,11 +20,18 @@ def multiply(packed, x):
   """A packed matrix times x through the compiled kernels."""
   matrix = layout.stream(packed)
   y, unit = layout.aligned(packed.shape[0], np.float32), np.float32(1)
-  if packed.dtype == 'int8':
+  if matrix.values.dtype in (np.int8, np.int16):
     unit = np.float32(np.abs(x).max() / 4096)
     x = np.rint(x / unit).astype(np.int16)
-  kernels.product(matrix, x, y, unit)
+  kernels.product(matrix, operand(matrix, x), y, unit)
   return y, x * unit
+
+
+def operand(matrix, x):
+  """int16 activations as the kind of matrix wants them."""
+  if not isinstance(matrix, kernels.Columns) or x.dtype != np.int16:
+    return x
+  return np.append(x.astype(np.uint32) << 16, np.uint32(0))
 
 
 @pytest.mark.parametrize('dtype', DTYPES)
@@ -40,7 +48,7 @@ def test_product_equals_dense_for_every_count_of_blocks(dtype, block):
   packed = blocksparse.pack(
       rng.standard_normal((outputs, inputs)), block, dtype, mask)
   y, x = multiply(packed, rng.standard_normal(inputs).astype(np.float32))
-  np.testing.assert_allclose(y, blocksparse.unpack(packed) @ x, atol=3e-5)
+  np.testing.assert_allclose(y, blocksparse.unpack(packed) @ x, atol=ERROR[dtype])
 
 
 @pytest.mark.parametrize('dtype', DTYPES)
@@ -52,7 +60,7 @@ def test_dense_product(dtype, block, inputs):
   kind = type(layout.stream(packed))
   assert kind is (kernels.Dense if block == (16, 1) else kernels.Squares)
   y, x = multiply(packed, rng.standard_normal(inputs).astype(np.float32))
-  np.testing.assert_allclose(y, blocksparse.unpack(packed) @ x, atol=3e-5)
+  np.testing.assert_allclose(y, blocksparse.unpack(packed) @ x, atol=ERROR[dtype])
 
 
 def test_int8_sums_are_exact():
@@ -73,6 +81,40 @@ def test_limit_keeps_int32_sums_from_overflowing():
   y = layout.aligned(32, np.float32)
   kernels.product(layout.stream(dense), x, y, np.float32(1))
   np.testing.assert_allclose(y, 2048 * limit, rtol=1e-6)
+
+
+@pytest.mark.parametrize('block', BLOCKS)
+def test_bfloat16_as_int16_cannot_overflow(block):
+  """Longest rows; the greatest activations, with signs that make every product add up."""
+  rng = np.random.default_rng(3)
+  inputs = layout._FIXED_BLOCKS
+  dense = np.exp2(rng.normal(0, 2, (32, inputs))) * rng.choice([-1, 1], inputs)
+  mask = np.ones((32 // block[0], inputs // block[1]), bool)
+  mask[0, 1] = False  # not dense, so that it is a matrix with indices
+  packed = blocksparse.pack(dense, block, 'bfloat16', mask)
+  matrix, y = layout.stream(packed), layout.aligned(32, np.float32)
+  assert matrix.values.dtype == np.int16
+  x = layout._FIXED_ACTIVATION * np.sign(dense[0]).astype(np.int16)
+  kernels.product(matrix, operand(matrix, x), y, np.float32(1))
+  np.testing.assert_allclose(y, blocksparse.unpack(packed) @ x.astype(np.float64), rtol=2e-3)
+
+
+@pytest.mark.parametrize('block', BLOCKS)
+def test_bfloat16_as_int16_keeps_all_but_small_weights_exactly(block):
+  rng = np.random.default_rng(4)
+  mask = np.ones((32 // block[0], 20 // block[1]), bool)
+  mask[0, 1] = False
+  packed = blocksparse.pack(rng.standard_normal((32, 20)), block, 'bfloat16', mask)
+  matrix, stored = layout.stream(packed), blocksparse.unpack(packed)
+  columns = []
+  for one in np.eye(20, dtype=np.int16):
+    columns.append(layout.aligned(32, np.float32))
+    kernels.product(matrix, operand(matrix, one), columns[-1], np.float32(1))
+  found = np.stack(columns, axis=1)
+  large = np.abs(stored) > np.abs(stored).max() / 32
+  assert large.mean() > 0.8
+  np.testing.assert_array_equal(found[large], stored[large])
+  np.testing.assert_allclose(found, stored, atol=np.abs(stored).max() / 2**13)
 
 
 # Elementwise functions, random numbers and draws.
@@ -118,10 +160,9 @@ def _draw(s, temperature, uniform):
 
 
 def empty_scratch():
-  blank = np.zeros(0, np.float32)
+  blank = loop._activations(0)
   return step.Scratch(
-      32, 0, np.zeros((2, 32), np.float32), np.zeros((2, 32), np.int16), blank,
-      np.zeros(0, np.int16), np.zeros(256, np.float32),
+      32, 0, blank, blank, np.zeros(256, np.float32),
       np.zeros(272, np.float32), np.zeros((1, 3, 4, 16), np.float32),
       np.zeros((1, 3, 5, 16), np.float32))
 

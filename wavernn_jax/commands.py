@@ -37,41 +37,75 @@ def train(config: Config, workdir: str, mel_preset: str = '') -> dict:
   return _print({'step': step, **(evaluated[-1] if evaluated else {})})
 
 
-def evaluate(workdir: str, split: str = 'test', data_dir: str = '') -> dict:
+def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str = '',
+             engine: str = 'auto') -> dict:
   """Likelihood and free-running metrics of a run's EMA weights on a held-out split.
 
   Args:
-    workdir: of the run.
+    workdir: of the run, unless `model` is given.
     split: train, valid or test.
-    data_dir: another corpus than the run's.
+    data_dir: another corpus than the run's; an export knows none.
+    model: an export, whose weights are those of its type.
+    engine: as for `synthesize`; 'cpu' needs an export and takes likelihoods in the
+      arithmetic with which that engine draws.
 
   Returns:
-    Also written to RUN/evaluation_SPLIT.json, there with the nats of each
-    utterance as `by_utterance`.
+    Of a run also written to RUN/evaluation_SPLIT.json, there with the nats of
+    each utterance as `by_utterance`.
   """
-  config = workdir_lib.read_config(workdir)
+  packed = export_lib.read(model) if model else None
+  config = packed.config if packed else workdir_lib.read_config(workdir)
   config.data.dir = data_dir or config.data.dir
-  model, params = models.build(config), checkpoints.load_weights(workdir)
+  if packed and not config.data.dir:
+    raise InputError('--data_dir is not set: an export does not know its corpus; give a folder '
+                     'of recordings to evaluate it on.')
+  engine = _engine(engine, packed)
+  if engine == 'cpu' and not packed:
+    raise InputError('--engine=cpu evaluates exports; write one with --mode=export and give it '
+                     'as --model.')
+  sampler = _sampler(engine, packed, workdir, config)
   paths = corpus.split_files(config.data)
   held_out = corpus.load_utterances(paths[split], config.data, config.mel,
-                                  audio.edge_padding(config.mel) + 1)
+                                    audio.edge_padding(config.mel) + 1)
   with synthesis.progress_bar(sum(u.samples for u in held_out), config.mel, 'likelihood') as bar:
-    sums, samples = evaluation.Evaluator(model, config.evaluation).utterance_nats(
-        params, held_out, bar)
-  result = {'split': split, **evaluation.summary(sums, samples, config.evaluation)}
+    if engine == 'cpu':
+      sums, samples = sampler.utterance_nats(held_out, bar)
+    else:
+      sums, samples = evaluation.Evaluator(sampler.model, config.evaluation).utterance_nats(
+          sampler.params, held_out, bar)
+  result = {'split': split, 'engine': engine,
+            **evaluation.summary(sums, samples, config.evaluation)}
   train_set = corpus.load_utterances(paths['train'], config.data, config.mel, 1, keep_pcm=False)
   result['baselines'] = evaluation.baseline_summary(train_set, held_out, config.mel.sample_rate)
   chosen = held_out[:config.evaluation.free_running]
   if chosen:
-    result['free_running'] = _free_running(model, params, chosen, config)
+    result['free_running'] = _free_running(sampler, chosen, config)
+  if packed:
+    return _print({'model': model, 'weights': packed.weights, **result})
   by_utterance = evaluation.by_utterance(held_out, sums, samples)
   files.write_text(pathlib.Path(workdir) / f'evaluation_{split}.json',
                    json.dumps(result | {'by_utterance': by_utterance}, indent=1))
   return _print(result)
 
 
-def _free_running(model, params, utterances, config: Config) -> dict:
-  sampler = scan.Sampler(model, params, block_frames=config.evaluation.block_frames)
+def _engine(engine: str, packed) -> str:
+  """The sampler that 'auto' means: cpu for exports where JAX has no accelerator."""
+  if engine != 'auto':
+    return engine
+  on_cpu = jax.default_backend() == 'cpu'
+  return 'cpu' if packed and on_cpu and cpu.fits(packed.config) else 'scan'
+
+
+def _sampler(engine: str, packed, workdir: str, config: Config, temperatures=(1.0, 1.0)):
+  """The sampler of an export, or of a run by the scan engine."""
+  if engine == 'cpu':
+    return cpu.Sampler(packed, temperatures, config.evaluation.block_frames)
+  params = packed.params() if packed else checkpoints.load_weights(workdir)
+  return scan.Sampler(models.build(config), params, temperatures,
+                      config.evaluation.block_frames)
+
+
+def _free_running(sampler, utterances, config: Config) -> dict:
   targets = {u.name: u.read(0, u.samples, config.mel.sample_rate) for u in utterances}
   sources = [synthesis.Source(u.name, corpus.utterance_mel(u, config.mel), u.samples)
              for u in utterances]
@@ -100,18 +134,13 @@ def synthesize(workdir: str, inputs: str, output: str, temperatures=(1.0, 1.0), 
                      'expected 0 (most probable) or more.')
   packed = export_lib.read(model) if model else None
   config = packed.config if packed else workdir_lib.read_config(workdir)
-  if engine == 'auto':
-    on_cpu = jax.default_backend() == 'cpu'
-    engine = 'cpu' if packed and on_cpu and cpu.fits(config) else 'scan'
+  engine = _engine(engine, packed)
   sources = synthesis.load_sources(inputs, config.mel)
   if engine == 'cpu':
     packed = packed or _pack(workdir, config, weights)
-    sampler = cpu.Sampler(packed, temperatures, config.evaluation.block_frames)
+  sampler = _sampler(engine, packed, workdir, config, temperatures)
+  if engine == 'cpu':
     batch = min(batch, sampler.threads)  # a lane more would only wait for a core
-  else:
-    params = packed.params() if packed else checkpoints.load_weights(workdir)
-    sampler = scan.Sampler(models.build(config), params, temperatures,
-                           config.evaluation.block_frames)
   return _print({'engine': engine, **synthesis.write_all(sampler, sources, output, seed, batch)})
 
 

@@ -12,7 +12,7 @@ import os
 
 import numpy as np
 
-from wavernn_jax import audio, backend, draw, models
+from wavernn_jax import audio, backend, corpus, draw, models
 from wavernn_jax.config import Config
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import conditioning
@@ -53,7 +53,7 @@ class Sampler:
     self.model = models.build(export.config)
     self.block_frames = block_frames
     self.threads = threads or _cores()
-    self._network = layout.build(_weights(export))
+    self.network = layout.build(_weights(export))
     self._options = loop.Options(0, 0, *(float(t) for t in temperatures))
     self._conditioning = export.params('conditioning')
     self._gates = backend.jit(functools.partial(
@@ -93,12 +93,38 @@ class Sampler:
     """Samples from the first frame of `gates` to the first sample of a block."""
     return self.model.mel.hop - audio.frame_offset(self.model.mel)
 
+  def utterance_nats(self, utterances, progress=lambda samples: None):
+    """As `evaluation.Evaluator.utterance_nats`, in the very arithmetic of the draws."""
+    nats_Ux2 = np.zeros((len(utterances), 2))
+    for i, nats_2 in enumerate(self._pool.map(self._nats, utterances)):
+      nats_Ux2[i] = nats_2
+      progress(utterances[i].samples)
+    sums = {byte: nats_Ux2[:, side] for side, byte in enumerate(('coarse', 'fine'))}
+    return sums, np.array([u.samples for u in utterances])
+
+  def _nats(self, utterance):
+    """Nats of the coarse and the fine bytes of one utterance, [2]."""
+    mel, context, block = self.model.mel, self.lookahead, self.block_frames
+    pcm_T = utterance.read(0, utterance.samples, mel.sample_rate)
+    codes_Tx2 = np.stack(audio.split_bytes(pcm_T), axis=1)
+    mel_FxM = corpus.utterance_mel(utterance, mel)
+    blocks = -(-len(pcm_T) // (block * mel.hop))
+    padded = np.full((blocks * block + 2 * context, mel.bands), audio.mel_floor(mel), np.float32)
+    padded[context:context + len(mel_FxM)] = mel_FxM
+    state, nats_2 = loop.initial_state(self.network), np.zeros(2)
+    for b in range(blocks):
+      gates = self.gates(padded[b * block:(b + 1) * block + 2 * context])
+      codes = codes_Tx2[b * block * mel.hop:(b + 1) * block * mel.hop]
+      scores, state = loop.score(self.network, gates, codes, mel.hop, state, self.position)
+      nats_2 -= scores.log_likelihood.sum(axis=0, dtype=np.float64)
+    return nats_2
+
   def _lane(self, state, mel_FxM, key_2):
     """One utterance of `next_block`."""
     hop = self.model.mel.hop
     seed, utterance = (int(word) for word in key_2)
     codes_Tx2, after = loop.sample(
-        self._network, self.gates(mel_FxM), self.block_frames * hop, hop, stream_state(state),
+        self.network, self.gates(mel_FxM), self.block_frames * hop, hop, stream_state(state),
         self._options._replace(seed=seed, utterance=utterance), self.position)
     pcm_T = audio.join_bytes(codes_Tx2[:, 0], codes_Tx2[:, 1])
     return pcm_T, {'h': after.h, 'sample': pcm_T[-1], 'index': np.uint32(after.index % 2**32)}

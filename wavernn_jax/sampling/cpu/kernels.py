@@ -6,12 +6,16 @@ by an activation vector; which loop it compiles to follows from the types:
 
   Columns   16x1 blocks     Squares   4x4 blocks     Dense   all 16x1 blocks
 
-  values float32            weights as they are, float32 activations
-  values uint32             two bfloat16 a word, one from each block of the pair
-  values int8               int16 activations, exact int32 sums, a scale a row
+  values float32        weights as they are, float32 activations
+  values uint32         two bfloat16 a word, one from each block of the pair
+  values int8, int16    int16 activations, exact int32 sums, a scale a row
 
-Interleaving the pair's bfloat16 makes one load serve two blocks, and its int8
-makes the multiply-add of neighbouring int16 (`pmaddwd`) serve two blocks.
+Interleaving the pair's bfloat16 makes one load serve two blocks, and its
+integers make the multiply-add of neighbouring int16 (`pmaddwd`) serve two
+blocks. For that the two activations must stand side by side: `Columns` of
+integers multiply activations that are spread out, each int16 in the high half
+of a uint32, so that a load of four bytes from the middle of one gives the low
+half of a word and its neighbour does not disturb.
 """
 
 import typing
@@ -38,6 +42,7 @@ from wavernn_jax.sampling.cpu.simd import (
 
 PAIR = 2 * LANES  # weights
 INT8_MAX = 127
+_INTEGERS = (types.int8, types.int16)
 
 
 class Columns(typing.NamedTuple):
@@ -45,7 +50,7 @@ class Columns(typing.NamedTuple):
   values: np.ndarray   # [pairs, ...]
   indices: np.ndarray  # uint32 [pairs], input of block 0 | input of block 1 << 16
   starts: np.ndarray   # uint32 [rows + 1]
-  scales: np.ndarray   # float32 [rows], used with int8 only
+  scales: np.ndarray   # float32 [rows], used with integers only
 
 
 class Squares(typing.NamedTuple):
@@ -78,9 +83,16 @@ def _weights(builder, kind, values, pair):
   return [builder.bitcast(v, F32X16) for v in (low, high)]
 
 
-def _int16_weights(builder, values, pair):
-  """A pair of int8 blocks as 32 int16, the two blocks in alternate lanes."""
+def is_integer(matrix):
+  """Whether the numba type of a matrix holds integers, and so multiplies int16."""
+  return matrix.types[0].dtype in _INTEGERS
+
+
+def _int16_weights(builder, kind, values, pair):
+  """A pair of integer blocks as 32 int16, the two blocks in alternate lanes."""
   start = builder.mul(pair, I64(PAIR))
+  if kind.dtype == types.int16:
+    return simd.load_as(builder, values, start, ir.VectorType(I16, PAIR))
   weights = simd.load_as(builder, values, start, ir.VectorType(I8, PAIR))
   return builder.sext(weights, ir.VectorType(I16, PAIR))
 
@@ -142,12 +154,29 @@ def _activations(builder, x, index, width):
   return simd.broadcast(builder, scalar, PAIR)
 
 
+def _spread_activations(builder, x, low, high, scalar):
+  """Two of the spread activations as 32 int16 in alternate lanes.
+
+  In two ways, for the two pairs of a group: they keep different units of the
+  processor busy, and together they are faster than either (2.6 cycles a pair
+  on Zen 4, against 2.8).
+  """
+  kind = ir.VectorType(I16, PAIR)
+  halves = builder.bitcast(x, I16.as_pointer())
+  middle = builder.add(builder.shl(low, I64(1)), I64(1))
+  low, high = simd.load_as(builder, halves, middle, I32), simd.load_as(builder, x, high, I32)
+  if scalar:
+    return builder.bitcast(simd.broadcast(builder, builder.or_(low, high)), kind)
+  low, high = (builder.bitcast(simd.broadcast(builder, v), kind) for v in (low, high))
+  return simd.shuffle(builder, low, high, [k + PAIR * (k % 2) for k in range(PAIR)])
+
+
 def _add_pair(context, builder, values_type, values, pair, x, indices, width,
               totals):
   """The accumulators after one pair; `width` inputs to a block."""
   a, b = (_activations(builder, x, index, width) for index in indices)
-  if values_type.dtype == types.int8:
-    weights = _int16_weights(builder, values, pair)
+  if values_type.dtype in _INTEGERS:
+    weights = _int16_weights(builder, values_type, values, pair)
     total = _multiply_neighbours(
         context, builder, weights, _tile(builder, a, b), totals[0])
     return [total, totals[1]]
@@ -158,27 +187,41 @@ def _add_pair(context, builder, values_type, values, pair, x, indices, width,
           for operands in zip(weights, tiles, totals, strict=False)]
 
 
-def _sparse_pair(width):
-  """The intrinsic for pairs of blocks of `width` inputs with indices."""
-
-  @intrinsic
-  def add_pair(typingctx, values, indices, x, pair, total0, total1):  # pylint: disable=unused-argument
-    def codegen(context, builder, signature, args):
-      values, indices, x, pair, *totals = args
-      word = simd.load_as(builder, indices, pair, I32)
-      low = builder.zext(builder.trunc(word, I16), I64)
-      high = builder.zext(builder.lshr(word, I32(16)), I64)
-      totals = _add_pair(context, builder, signature.args[0], values, pair, x,
-                         (low, high), width, totals)
-      return context.make_tuple(builder, signature.return_type, totals)
-    pair_type = types.UniTuple(total0, 2)
-    return pair_type(values, indices, x, types.uintp, total0, total1), codegen
-
-  return add_pair
+@intrinsic
+def add_square_pair(typingctx, values, indices, x, pair, total0, total1):  # pylint: disable=unused-argument
+  """The accumulators after a pair of 4x4 blocks."""
+  def codegen(context, builder, signature, args):
+    values, indices, x, pair, *totals = args
+    word = simd.load_as(builder, indices, pair, I32)
+    inputs = [builder.zext(half, I64) for half in (
+        builder.trunc(word, I16), builder.lshr(word, I32(16)))]
+    totals = _add_pair(context, builder, signature.args[0], values, pair, x, inputs, 4, totals)
+    return context.make_tuple(builder, signature.return_type, totals)
+  pair_type = types.UniTuple(total0, 2)
+  return pair_type(values, indices, x, types.uintp, total0, total1), codegen
 
 
-add_column_pair = _sparse_pair(1)
-add_square_pair = _sparse_pair(4)
+@intrinsic
+def add_column_group(typingctx, values, indices, x, group, totals):  # pylint: disable=unused-argument
+  """The four accumulators after two pairs of 16x1 blocks."""
+  def codegen(context, builder, signature, args):
+    values, indices, x, group, totals = args
+    totals = cgutils.unpack_tuple(builder, totals)
+    first = builder.shl(group, I64(1))
+    word = simd.load_as(builder, indices, first, I64)  # four inputs by one load
+    inputs = [builder.and_(builder.lshr(word, I64(16 * k)), I64(0xFFFF)) for k in range(4)]
+    for k, pair in enumerate((first, builder.add(first, I64(1)))):
+      chosen, part = inputs[2 * k:2 * k + 2], slice(2 * k, 2 * k + 2)
+      kind = signature.args[0]
+      if kind.dtype in _INTEGERS:
+        weights = _int16_weights(builder, kind, values, pair)
+        activations = _spread_activations(builder, x, *chosen, scalar=k == 0)
+        totals[2 * k] = _multiply_neighbours(
+            context, builder, weights, activations, totals[2 * k])
+      else:
+        totals[part] = _add_pair(context, builder, kind, values, pair, x, chosen, 1, totals[part])
+    return context.make_tuple(builder, signature.return_type, totals)
+  return totals(values, indices, x, types.uintp, totals), codegen
 
 
 @intrinsic
@@ -187,11 +230,11 @@ def add_dense_pair(typingctx, values, x, pair, column, total0, total1):  # pylin
   def codegen(context, builder, signature, args):
     values, x, pair, column, *totals = args
     start = builder.mul(column, I64(2))
-    if signature.args[0].dtype == types.int8:
+    if signature.args[0].dtype in _INTEGERS:
       neighbours = simd.broadcast(
           builder, simd.load_as(builder, x, start, I32))
       total = _multiply_neighbours(
-          context, builder, _int16_weights(builder, values, pair),
+          context, builder, _int16_weights(builder, signature.args[0], values, pair),
           builder.bitcast(neighbours, ir.VectorType(I16, PAIR)), totals[0])
       totals = [total, totals[1]]
     else:
@@ -207,7 +250,7 @@ def add_dense_pair(typingctx, values, x, pair, column, total0, total1):  # pylin
 @intrinsic
 def zero(typingctx, values):  # pylint: disable=unused-argument
   """An empty accumulator for weights of the type of `values`."""
-  kind = i32x16 if values.dtype == types.int8 else f32x16
+  kind = i32x16 if values.dtype in _INTEGERS else f32x16
   def codegen(context, builder, signature, args):
     return ir.Constant(F32X16 if kind == f32x16 else I32X16, None)
   return kind(values), codegen
@@ -234,8 +277,7 @@ def _columns_row(m, x, row, unit):
   a = b = c = d = zero(m.values)
   for group in range(simd.item(m.starts, row), simd.item(m.starts, row + 1)):
     simd.keep_rolled()
-    a, b = add_column_pair(m.values, m.indices, x, 2 * group, a, b)
-    c, d = add_column_pair(m.values, m.indices, x, 2 * group + 1, c, d)
+    a, b, c, d = add_column_group(m.values, m.indices, x, group, (a, b, c, d))
   return finish((a + b) + (c + d), m.scales, row, unit)
 
 
@@ -282,7 +324,8 @@ def row_dot(matrix, x, row, unit):
 
   Args:
     matrix: Columns, Squares or Dense, borrowed.
-    x: borrowed float32 [N], or int16 [N] where the values are int8.
+    x: borrowed float32 [N]; where the values are integers int16 [N], or for
+      Columns uint32 [N + 1], each int16 in the high half.
     row: which sixteen outputs.
     unit: float32, what an int16 activation of 1 stands for.
   """

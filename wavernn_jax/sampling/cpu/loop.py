@@ -107,13 +107,25 @@ def scratch(network):
   """Working memory for one stream; not to be shared between threads."""
   units = network.coarse_inputs.shape[0] * 2 * layout.LANES
   hidden = len(network.coarse.project_bias)
-  aligned = layout.aligned
   return step.Scratch(
-      units, hidden, aligned((2, units), np.float32), aligned((2, units), np.int16),
-      aligned(hidden, np.float32), aligned(hidden, np.int16),
-      aligned(LEVELS, np.float32), aligned(LEVELS + 16, np.float32),
+      units, hidden, _activations(2 * units), _activations(hidden),
+      layout.aligned(LEVELS, np.float32), layout.aligned(LEVELS + 16, np.float32),
       layout.aligned_copy(network.coarse_inputs),
       layout.aligned_copy(network.fine_inputs))
+
+
+def _activations(count):
+  return step.Activations(
+      layout.aligned(count, np.float32), layout.aligned(count, np.int16),
+      layout.aligned(count + 1, np.uint32))
+
+
+def load_state(network, memory, h):
+  """Starts the working memory from a state [H]."""
+  units = memory.units
+  memory.h.plain[:units] = h
+  memory.h.short[:units] = np.rint(np.clip(h, -1, 1) * network.limit)
+  memory.h.spread[:units] = memory.h.short[:units].astype(np.uint32) << 16
 
 
 def _call(network, frames, hop, state, options, position, codes, forced,
@@ -121,8 +133,7 @@ def _call(network, frames, hop, state, options, position, codes, forced,
   frames = np.ascontiguousarray(frames, np.float32)
   _check(network, frames, hop, state, position)
   s, count = scratch(network), len(codes)
-  s.h[0] = state.h
-  s.h16[0] = np.rint(np.clip(state.h, -1, 1) * network.limit)
+  load_state(network, s, state.h)
   scores = Scores(np.zeros((count if forced else 0, 2), np.float32),
                   np.zeros((count if with_logits else 0, 2, LEVELS), np.float32))
   run(network, s, frames, hop, position, state.coarse, state.fine,
@@ -130,7 +141,8 @@ def _call(network, frames, hop, state, options, position, codes, forced,
       np.uint32(options.utterance), float(options.coarse_temperature),
       float(options.fine_temperature), codes, forced, *scores)
   last = codes[-1] if count else (state.coarse, state.fine)
-  return State(s.h[count % 2].copy(), int(last[0]), int(last[1]),
+  h_2xH = s.h.plain.reshape(2, s.units)
+  return State(h_2xH[count % 2].copy(), int(last[0]), int(last[1]),
                state.index + count), scores
 
 
@@ -188,8 +200,7 @@ def _signal(byte):
 def _byte(head, limit, s, now, side, word, temperature, out, place):
   """Draw or score one byte from its half of the new state."""
   first = now * s.units + side * (s.units // 2)
-  greatest = step.head_logits(
-      head, s, simd.offset(s.h, first), simd.offset(s.h16, first), limit)
+  greatest = step.head_logits(head, s, first, limit)
   total = step.softmax_weights(s, greatest, temperature)
   if out.with_logits:
     for level in range(0, LEVELS, LANES):

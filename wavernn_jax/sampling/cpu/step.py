@@ -7,11 +7,10 @@ functions here are for nopython code and are inlined into the sampler's loop.
 import math
 import typing
 
-from numba import types
 from numba.extending import overload, register_jitable
 import numpy as np
 
-from wavernn_jax.sampling.cpu import simd, simd_math
+from wavernn_jax.sampling.cpu import kernels, simd, simd_math
 from wavernn_jax.sampling.cpu.kernels import row_dot
 from wavernn_jax.sampling.cpu.simd import LANES, fma, load, splat, store
 
@@ -19,67 +18,81 @@ LEVELS = 256
 _LOG2E = 1.4426950408889634
 
 
+class Activations(typing.NamedTuple):
+  """A vector in each form that a matrix may multiply; unused ones stay zero."""
+  plain: np.ndarray   # float32 [N]
+  short: np.ndarray   # int16 [N], times a limit of the network
+  spread: np.ndarray  # uint32 [N + 1], the same in the high halves
+
+
 class Scratch(typing.NamedTuple):
   """Working memory of one running utterance; arrays start at cache lines."""
   units: int            # H
   projection: int       # P
-  h: np.ndarray         # float32 [2, H], state before and after the sample
-  h16: np.ndarray       # int16 [2, H], the same times Network.limit
-  hidden: np.ndarray    # float32 [P]
-  hidden16: np.ndarray  # int16 [P]
+  h: Activations        # [2 * H], state before and after the sample
+  hidden: Activations   # [P]
   logits: np.ndarray    # float32 [256]
   weights: np.ndarray   # float32 [256 + 16], exp of logits; sums over sixteens
   coarse_inputs: np.ndarray  # as in Network, with the frame terms filled in
   fine_inputs: np.ndarray
 
 
-# Activations for a matrix: float32, or int16 beside int8 weights.
+# Activations for matrices, by their types.
 
 
-def operand(matrix, x, x16):
-  """Whichever of both copies of an activation the matrix multiplies."""
+def _form(matrix):
+  if not kernels.is_integer(matrix):
+    return 'plain'
+  return 'spread' if matrix.instance_class is kernels.Columns else 'short'
+
+
+def operand(matrix, x, start):
+  """The form of an activation that a matrix multiplies, from `start` on."""
   raise NotImplementedError('for nopython code')
 
 
 @overload(operand)
-def _operand(matrix, x, x16):  # pylint: disable=unused-argument
-  if matrix.types[0].dtype == types.int8:
-    return lambda matrix, x, x16: x16
-  return lambda matrix, x, x16: x
+def _operand(matrix, x, start):  # pylint: disable=unused-argument
+  return {
+      'plain': lambda matrix, x, start: simd.offset(x.plain, start),
+      'short': lambda matrix, x, start: simd.offset(x.short, start),
+      'spread': lambda matrix, x, start: simd.offset(x.spread, start),
+  }[_form(matrix)]
 
 
-def quantise(matrix, x, x16, count, greatest, limit):
-  """Fill the int16 copy if the matrix needs it; returns what 1 stands for."""
+def store_integers(matrices, x, start, vector):
+  """Write sixteen numbers, rounded, in the integer forms that the matrices need."""
   raise NotImplementedError('for nopython code')
 
 
-@overload(quantise)
-def _quantise(matrix, x, x16, count, greatest, limit):  # pylint: disable=unused-argument
-  if matrix.types[0].dtype != types.int8:
-    return lambda matrix, x, x16, count, greatest, limit: np.float32(1)
+@overload(store_integers)
+def _store_integers(matrices, x, start, vector):  # pylint: disable=unused-argument
+  forms = {_form(m) for m in matrices.types}
+  short, spread = 'short' in forms, 'spread' in forms
 
-  def implementation(matrix, x, x16, count, greatest, limit):
-    scale = limit / max(greatest, np.float32(1e-30))
-    for start in range(0, count, LANES):
-      simd.store_int16(x16, start, load(x, start) * splat(scale))
-    return greatest / limit
+  def implementation(matrices, x, start, vector):
+    if short:
+      simd.store_int16(x.short, start, vector)
+    if spread:
+      simd.store_spread(x.spread, start, vector)
   return implementation
 
 
-def round_state(matrix, x16, start, h, limit):
-  """Store sixteen units of the state as int16 if the matrix needs it."""
-  raise NotImplementedError('for nopython code')
+@register_jitable
+def round_state(network, x, start, h):
+  """Store sixteen units of the state as the integers that are needed."""
+  h = simd.maximum(simd.minimum(h, splat(1.0)), splat(-1.0))
+  store_integers((network.recurrent, network.coarse.project, network.fine.project),
+                 x, start, h * splat(network.limit))
 
 
-@overload(round_state)
-def _round_state(matrix, x16, start, h, limit):  # pylint: disable=unused-argument
-  if matrix.types[0].dtype != types.int8:
-    return lambda matrix, x16, start, h, limit: None
-
-  def implementation(matrix, x16, start, h, limit):
-    h = simd.maximum(simd.minimum(h, splat(1.0)), splat(-1.0))
-    simd.store_int16(x16, start, h * splat(limit))
-  return implementation
+@register_jitable
+def quantise(matrix, x, count, greatest, limit):
+  """Fill the integer form that the matrix needs; returns what 1 stands for."""
+  scale = limit / max(greatest, np.float32(1e-30))
+  for start in range(0, count, LANES):
+    store_integers((matrix,), x, start, load(x.plain, start) * splat(scale))
+  return greatest / limit
 
 
 # Gates.
@@ -145,10 +158,8 @@ def _overload_current_input(table, start, terms, x):  # pylint: disable=unused-a
 def half_step(network, s, now, table, terms, first):
   """Sixteen units at a time of one half of the state, from block `first`."""
   m, half = network.recurrent, s.units // 2
-  old, old16 = simd.offset(s.h, now * s.units), simd.offset(s.h16, now * s.units)
-  new = simd.offset(s.h, (1 - now) * s.units)
-  new16 = simd.offset(s.h16, (1 - now) * s.units)
-  x, unit = operand(m, old, old16), np.float32(1) / network.limit
+  old, new = now * s.units, (1 - now) * s.units
+  x, unit = operand(m, s.h, old), np.float32(1) / network.limit
   width, last = len(terms) * LANES, first + half // LANES
   a = b = reset = g_e = x_e = splat(1.0)
   for block in range(first, last):
@@ -157,21 +168,21 @@ def half_step(network, s, now, table, terms, first):
     b = _candidate_stage(reset, g_e, x_e)
     g_r = row_dot(m, x, gates + 1, unit)
     if block > first:
-      _store_state(m, old, new, new16, block - 1, a, b, network.limit)
+      _store_state(network, s, old, new, block - 1, a, b)
     g_e = row_dot(m, x, gates + 2, unit)
     a, reset = _reset_stage(
         g_u, g_r, _gate_input(table, place, terms),
         _gate_input(table, place + width, terms))
     x_e = _gate_input(table, place + 2 * width, terms)
   b = _candidate_stage(reset, g_e, x_e)
-  _store_state(m, old, new, new16, last - 1, a, b, network.limit)
+  _store_state(network, s, old, new, last - 1, a, b)
 
 
 @register_jitable
-def _store_state(m, old, new, new16, block, a, b, limit):
-  h = _blend_stage(load(old, block * LANES), a, b)
-  store(new, block * LANES, h)
-  round_state(m, new16, block * LANES, h, limit)
+def _store_state(network, s, old, new, block, a, b):
+  h = _blend_stage(load(s.h.plain, old + block * LANES), a, b)
+  store(s.h.plain, new + block * LANES, h)
+  round_state(network, s.h, new + block * LANES, h)
 
 
 @register_jitable
@@ -189,20 +200,19 @@ def set_frames(table, terms, frame0, frame1, units, first):
 
 
 @register_jitable
-def head_logits(head, s, h, h16, limit):
-  """s.logits = B relu(A h + a) + b; returns the greatest."""
+def head_logits(head, s, first, limit):
+  """s.logits = B relu(A h + a) + b for the state from unit `first` on; returns the greatest."""
   m, unit = head.project, np.float32(1) / limit
-  x, top = operand(m, h, h16), splat(0.0)
+  x, top = operand(m, s.h, first), splat(0.0)
   for start in range(0, s.projection, LANES):
     v = row_dot(m, x, start // LANES, unit) + load(head.project_bias, start)
     v = simd.maximum(v, splat(0.0))
     top = simd.maximum(top, v)
-    store(s.hidden, start, v)
+    store(s.hidden.plain, start, v)
   m = head.logits
   greatest = simd_math.first(simd_math.maximum_of(top))
-  unit = quantise(
-      m, s.hidden, s.hidden16, s.projection, greatest, head.limit)
-  x, top = operand(m, s.hidden, s.hidden16), splat(-np.inf)
+  unit = quantise(m, s.hidden, s.projection, greatest, head.limit)
+  x, top = operand(m, s.hidden, 0), splat(-np.inf)
   for start in range(0, LEVELS, LANES):
     v = row_dot(m, x, start // LANES, unit) + load(head.logits_bias, start)
     top = simd.maximum(top, v)

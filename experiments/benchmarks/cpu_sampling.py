@@ -1,0 +1,215 @@
+"""Speed and memory of the CPU sampler: sparse and dense, each weight type, one thread and all.
+
+    python -m experiments.benchmarks.cpu_sampling > cpu_sampling.json
+    python -m experiments.benchmarks.cpu_sampling --curve > cpu_curve.json
+    python -m experiments.benchmarks.cpu_sampling --case=2048:512:0.03 --weights=int8 --repeats=3
+
+Each row is a process of its own that reads an export from disk, as a user's
+would; its weights are random, with every matrix pruned to the density. The
+processes of a case take turns. Of each function the median over `repeats` turns
+counts, since other work on the machine falls on all alike; `us_least` is the
+least. The last line is one JSON object whose `rows` hold
+
+  us_per_sample      compiled loop over samples, all threads together
+  us_engine          the same with the conditioning network: what a user gets
+  realtime_factor    of us_engine, at the sample rate of the model
+  product_over_read  time of the five matrix products of a sample over the time of
+                     a loop that only reads their packed weights
+  peak_memory_mib    of the process, and `import_memory_mib` before it read the export
+  first_call_s       compiling, or loading what an earlier process compiled
+
+and the line before it how int8 compares with bfloat16 and threads with one.
+"""
+
+import concurrent.futures
+import json
+import multiprocessing
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+
+from absl import app, flags
+import jax
+import numpy as np
+
+from experiments.benchmarks import cpu_loops, measure
+from wavernn_jax import config as config_lib, draw, models, pruning
+from wavernn_jax.errors import InputError
+from wavernn_jax.sampling import cpu, export as export_lib
+from wavernn_jax.sampling.cpu import engine, loop
+
+CASES = ('1024:512:0.05', '2048:512:0.03', '896:448:1')
+CURVE = tuple(f'{units}:512:{density}' for units in (512, 1024, 2048)
+              for density in (0.02, 0.05, 0.1, 0.2, 0.4) if units * density <= 410)
+_CASES = flags.DEFINE_multi_string('case', None, 'units:projection:density, density 1: dense.')
+_WEIGHTS = flags.DEFINE_multi_enum(
+    'weights', None, ['float32', 'bfloat16', 'int8'], 'Types of weights; all three.')
+_THREADS = flags.DEFINE_multi_integer('threads', None, 'Utterances at a time; 1 and all cores.', 1)
+_BLOCK = flags.DEFINE_enum('block', '16x1', ['16x1', '4x4'], 'Shape of blocks.')
+_REPEATS = flags.DEFINE_integer('repeats', 30, 'Timed calls of each function.', 1)
+_FRAMES = flags.DEFINE_integer('block_frames', 16, 'Mel frames of a call of the engine.', 1)
+_CURVE = flags.DEFINE_bool('curve', False, 'Many densities and widths, bfloat16, one thread.')
+
+
+def case(text: str) -> tuple[int, int, float]:
+  """(units, projection, density) of a flag.
+
+  Raises:
+    InputError: if it is of another form.
+  """
+  try:
+    units, projection, density = text.split(':')
+    if not 0 < float(density) <= 1:
+      raise ValueError
+    return int(units), int(projection), float(density)
+  except ValueError as error:
+    raise InputError(f'--case={text}: expected units:projection:density with a density in '
+                     '(0, 1], such as 1024:512:0.05.') from error
+
+
+def export(units: int, projection: int, density: float, weights: str) -> export_lib.Export:
+  """A random model with all matrices pruned by the code that training prunes with."""
+  config = config_lib.Config()
+  config.model.units, config.model.projection = units, projection
+  outputs, inputs = map(int, _BLOCK.value.split('x'))
+  sparsity = 1 - density
+  config.pruning = config_lib.PruningConfig(
+      sparsity, sparsity, sparsity, sparsity, outputs, inputs, start=0, steps=1, interval=1)
+  params = models.build(config).init(0)
+  masks = pruning.initial_masks(params, config.pruning)
+  masks = pruning.update_masks(params, masks, 1, config.pruning)
+  return export_lib.pack(pruning.apply_masks(params, masks), masks, config, weights)
+
+
+def tasks(packed: export_lib.Export, threads: int, frames: int) -> dict:
+  """Name -> (function, how many samples a call of it stands for)."""
+  sampler = cpu.Sampler(packed, block_frames=frames, threads=threads)
+  mel, samples = packed.config.mel, frames * packed.config.mel.hop
+  rng = np.random.default_rng(0)
+  window = rng.normal(-5, 2, (threads, frames + 2 * sampler.lookahead, mel.bands))
+  window = window.astype(np.float32)
+  state, keys = sampler.initial_state(threads), draw.keys(0, range(threads))
+  gates, network = sampler.gates(window[0]), sampler.network
+  start = engine.stream_state({name: value[0] for name, value in state.items()})
+  short, repeats = 2 * mel.hop, max(1, 20_000_000 // packed.parameters)
+  pool = concurrent.futures.ThreadPoolExecutor(threads)
+
+  def on_all(function):
+    return lambda: list(pool.map(lambda _: function(), range(threads)))
+
+  words, loops = cpu_loops.words(network), [cpu_loops.Products(network) for _ in range(threads)]
+  return {
+      'engine': (lambda: sampler.next_block(state, window, keys), threads * samples),
+      'loop': (on_all(lambda: loop.sample(network, gates, short, mel.hop, start)),
+               threads * short),
+      'product': (lambda: list(pool.map(lambda p: p.run(repeats), loops)), threads * repeats),
+      'read': (on_all(lambda: cpu_loops.read_words(words, repeats)), threads * repeats)}
+
+
+def worker(connection, path: str, threads: int, frames: int) -> None:
+  """One row's process: runs a task whenever its name comes, and says how long it took."""
+  imported = measure.peak_memory_gib() * 1024
+  packed, start = export_lib.read(path), time.perf_counter()
+  functions = tasks(packed, threads, frames)
+  functions['engine'][0]()
+  first, peak = time.perf_counter() - start, measure.peak_memory_gib() * 1024
+  for function, _ in functions.values():
+    function()
+  connection.send({'first_call_s': round(first, 2), 'import_memory_mib': round(imported),
+                   'peak_memory_mib': round(peak), 'parameters': packed.parameters,
+                   'file_bytes': os.path.getsize(path)})
+  for name in iter(connection.recv, None):
+    function, samples = functions[name]
+    start = time.perf_counter()
+    function()
+    connection.send((time.perf_counter() - start) / samples)
+
+
+class Row:
+  """One row to be: its process and its times."""
+
+  def __init__(self, fields: dict, path: pathlib.Path):
+    self.fields = fields
+    self.times = {name: [] for name in ('engine', 'loop', 'product', 'read')}
+    self._connection, other = multiprocessing.get_context('spawn').Pipe()
+    self._process = multiprocessing.get_context('spawn').Process(
+        target=worker, args=(other, str(path), fields['threads'], _FRAMES.value), daemon=True)
+    self._process.start()
+    other.close()
+    self.measured = self._connection.recv()  # compiled one after another: a fair first_call_s
+
+  def turn(self) -> None:
+    """Times each function once."""
+    for name, times in self.times.items():
+      self._connection.send(name)
+      times.append(self._connection.recv())
+
+  def finish(self, sample_rate: int) -> dict:
+    """Ends the process and gives the row."""
+    self._connection.send(None)
+    self._process.join()
+    median = {name: statistics.median(times) for name, times in self.times.items()}
+    ratios = [p / r for p, r in zip(self.times['product'], self.times['read'], strict=True)]
+    return self.fields | {
+        'us_per_sample': _us(median['loop']), 'us_least': _us(min(self.times['loop'])),
+        'us_engine': _us(median['engine']), 'us_product': _us(median['product']),
+        'us_read': _us(median['read']),
+        'realtime_factor': round(1 / median['engine'] / sample_rate, 3),
+        'product_over_read': round(statistics.median(ratios), 3), **self.measured,
+        **measure.source()}
+
+
+def _us(seconds: float) -> float:
+  return round(1e6 * seconds, 3)
+
+
+def measure_case(text: str, weights, threads, folder: pathlib.Path) -> list[dict]:
+  """The rows of one size and density, measured in turns."""
+  units, projection, density = case(text)
+  rows = []
+  for kind in weights:
+    packed, path = export(units, projection, density, kind), folder / f'{text}.{kind}'
+    export_lib.write(path, packed)
+    rows += [Row({'units': units, 'projection': projection, 'density': density,
+                  'block': _BLOCK.value, 'weights': kind, 'threads': n}, path) for n in threads]
+  for _ in range(_REPEATS.value):
+    for row in rows:
+      row.turn()
+  return [row.finish(packed.config.mel.sample_rate) for row in rows]
+
+
+def ratios(rows: list[dict]) -> dict[str, float]:
+  """How many times faster int8 is than bfloat16, and several threads together than one."""
+  us, found = {}, {}
+  for row in rows:
+    size = f'{row["units"]}:{row["projection"]}:{row["density"]:g}'
+    us[size, row['weights'], row['threads']] = row['us_per_sample']
+  for (size, weights, threads), time_us in us.items():
+    if weights == 'int8' and (size, 'bfloat16', threads) in us:
+      found[f'{size} int8 over bfloat16, {threads} threads'] = (
+          us[size, 'bfloat16', threads] / time_us)
+    if threads > 1 and (size, weights, 1) in us:
+      found[f'{size} {weights}, {threads} threads over 1'] = us[size, weights, 1] / time_us
+  return {name: round(value, 3) for name, value in found.items()}
+
+
+def main(_):
+  cases = _CASES.value or (CURVE if _CURVE.value else CASES)
+  weights = _WEIGHTS.value or (['bfloat16'] if _CURVE.value else ['float32', 'bfloat16', 'int8'])
+  cores = len(os.sched_getaffinity(0))
+  threads = sorted(set(_THREADS.value or ([1] if _CURVE.value else [1, cores])))
+  for text in cases:
+    case(text)
+  rows = []
+  with tempfile.TemporaryDirectory() as folder:
+    for text in cases:
+      rows += measure_case(text, weights, threads, pathlib.Path(folder))
+      jax.clear_caches()
+  print(json.dumps({'ratios': ratios(rows)}))
+  print(json.dumps({'rows': rows}), flush=True)
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,173 @@
+"""The CPU sampler elsewhere: narrower registers, other processors, read-only folders."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+import random_models
+
+from wavernn_jax.sampling import blocksparse
+from wavernn_jax.sampling.cpu import layout, loop
+
+ROOT = pathlib.Path(__file__).parent.parent
+HOP, SAMPLES = 7, 60
+AVX2 = {'NUMBA_CPU_NAME': 'haswell',
+        'NUMBA_CPU_FEATURES': '+avx,+avx2,+fma,+bmi,+bmi2,+popcnt,+sse4.2'}
+x86 = pytest.mark.skipif(os.uname().machine != 'x86_64', reason='limits features of x86')
+
+# Scores and draws of every type and block given; says which registers the code uses.
+_SAMPLER = '''
+import sys, time
+sys.path.insert(0, 'tests')
+import numpy as np
+import random_models
+from wavernn_jax.sampling.cpu import layout, loop
+found = {}
+for name in sys.argv[2:]:
+  dtype, block, density = name.split('-')
+  weights = random_models.weights(
+      dtype=dtype, block=tuple(map(int, block.split('x'))), density=float(density))
+  network, frames = layout.build(weights), random_models.frames(64)
+  start = loop.initial_state(network)
+  began = time.process_time()
+  codes, _ = loop.sample(network, frames, 60, 7, start)
+  seconds = time.process_time() - began
+  scores, _ = loop.score(network, frames, codes, 7, start, with_logits=True)
+  asm = ''.join(loop._loop.inspect_asm().values())
+  found |= {f'{name}/codes': codes, f'{name}/logits': scores.logits, f'{name}/seconds': seconds,
+            f'{name}/zmm': 'zmm' in asm, f'{name}/ymm': 'ymm' in asm,
+            f'{name}/hits': sum(loop.run.stats.cache_hits.values())}
+np.savez(sys.argv[1], **found)
+'''
+
+
+def run(path, names, environment, before=''):
+  """The sampler of some matrices in a process of its own."""
+  done = subprocess.run([sys.executable, '-c', before + _SAMPLER, str(path), *names], cwd=ROOT,
+                        env=os.environ | environment, capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr
+  return np.load(path)
+
+
+def native(name):
+  """Codes and logits of the machine's own code."""
+  dtype, block, density = name.split('-')
+  weights = random_models.weights(
+      dtype=dtype, block=tuple(map(int, block.split('x'))), density=float(density))
+  network, frames = layout.build(weights), random_models.frames(64)
+  start = loop.initial_state(network)
+  codes, _ = loop.sample(network, frames, SAMPLES, HOP, start)
+  scores, _ = loop.score(network, frames, codes, HOP, start, with_logits=True)
+  return codes, scores.logits
+
+
+def _compare(found, names):
+  for name in names:
+    codes, logits = native(name)
+    np.testing.assert_allclose(found[f'{name}/logits'], logits, atol=1e-4, err_msg=name)
+    np.testing.assert_array_equal(found[f'{name}/codes'], codes, err_msg=name)
+
+
+@x86
+def test_registers_of_256_bits_give_the_same_samples(tmp_path):
+  """tests/test_cpu_loop.py compares the native samples with plain numpy, in the same way."""
+  names = ['float32-16x1-0.3', 'int8-16x1-0.3']
+  found = run(tmp_path / 'avx2.npz', names, AVX2 | {'NUMBA_CACHE_DIR': str(tmp_path / 'cache')})
+  for name in names:
+    assert found[f'{name}/ymm'] and not found[f'{name}/zmm']
+  _compare(found, names)
+
+
+@x86
+@pytest.mark.slow
+@pytest.mark.parametrize('environment', [
+    AVX2, {'NUMBA_CPU_NAME': 'x86-64', 'NUMBA_CPU_FEATURES': ''}], ids=['avx2', 'sse2'])
+def test_every_kind_of_matrix_runs_on_older_processors(tmp_path, environment):
+  names = [f'{dtype}-{block}-{density}' for dtype in blocksparse.DTYPES
+           for block, density in (('16x1', 0.3), ('4x4', 0.3), ('16x1', 1.0))]
+  found = run(tmp_path / 'old.npz', names, environment | {'NUMBA_CACHE_DIR': str(tmp_path / 'c')})
+  assert not any(found[f'{name}/zmm'] for name in names)
+  _compare(found, names)
+
+
+# The in-tree cache of a package that may only be read; HOME is where the user's cache is.
+_READ_ONLY = '''
+from numba.core import caching
+def refuse(self):
+  raise OSError(30, 'Read-only file system')
+caching.InTreeCacheLocator.ensure_cache_path = refuse
+if hasattr(caching, 'InTreeCacheLocatorFsAgnostic'):
+  caching.InTreeCacheLocatorFsAgnostic.ensure_cache_path = refuse
+'''
+_NO_CACHE = _READ_ONLY + 'caching.UserWideCacheLocator.ensure_cache_path = refuse\n'
+
+
+def test_compiled_code_is_cached_in_the_user_s_folder_if_the_package_is_read_only(tmp_path):
+  names, home = ['float32-16x1-0.3'], {'HOME': str(tmp_path), 'XDG_CACHE_HOME': str(tmp_path)}
+  first = run(tmp_path / '1.npz', names, home, _READ_ONLY)
+  again = run(tmp_path / '2.npz', names, home, _READ_ONLY)
+  assert (first[f'{names[0]}/hits'], again[f'{names[0]}/hits']) == (0, 1)
+  assert list(tmp_path.rglob('*.nbi'))
+  assert again[f'{names[0]}/seconds'] < 0.5 * first[f'{names[0]}/seconds'] < 0.5 * 15
+  np.testing.assert_array_equal(first[f'{names[0]}/codes'], again[f'{names[0]}/codes'])
+
+
+@pytest.mark.slow
+def test_without_any_folder_to_cache_in_it_compiles_anew(tmp_path):
+  names = ['float32-16x1-0.3']
+  found = run(tmp_path / '1.npz', names, {'HOME': str(tmp_path)}, _NO_CACHE)
+  assert found[f'{names[0]}/hits'] == 0 and not list(tmp_path.rglob('*.nbi'))
+  _compare(found, names)
+
+
+# Code for 64-bit Arm: compiled, not run.
+
+_LLVM = '''
+import json, sys
+sys.path.insert(0, 'tests')
+import random_models
+from wavernn_jax.sampling.cpu import kernels, layout, loop
+kernels._pmaddwd = lambda context: (None, 0)  # as on any processor but x86
+found = {}
+for name in sys.argv[2:]:
+  dtype, block, density = name.split('-')
+  weights = random_models.weights(
+      dtype=dtype, block=tuple(map(int, block.split('x'))), density=float(density))
+  network = layout.build(weights)
+  loop.sample(network, random_models.frames(64), 1, 7, loop.initial_state(network))
+  found[name] = list(loop._loop.inspect_llvm().values())[-1]
+json.dump(found, open(sys.argv[1], 'w'))
+'''
+
+
+@pytest.mark.slow
+def test_code_for_arm_is_neon_without_a_call_into_nothing(tmp_path):
+  names = [f'{dtype}-{block}-{density}' for dtype in blocksparse.DTYPES
+           for block, density in (('16x1', 0.3), ('4x4', 0.3), ('16x1', 1.0))]
+  done = subprocess.run(
+      [sys.executable, '-c', _LLVM, str(tmp_path / 'ir'), *names], cwd=ROOT, text=True,
+      env=os.environ | {'NUMBA_CACHE_DIR': str(tmp_path / 'c')}, capture_output=True, check=False)
+  assert done.returncode == 0, done.stderr
+  for name, code in json.loads((tmp_path / 'ir').read_text()).items():
+    assembly = _for_arm(code)
+    assert 'fmla' in assembly and ('smlal' in assembly) == (not name.startswith('float32')), name
+
+
+def _for_arm(code: str) -> str:
+  """Assembly of LLVM code that numba made for this machine, compiled for another."""
+  llvm.initialize_all_targets()
+  llvm.initialize_all_asmprinters()
+  triple = 'aarch64-unknown-linux-gnu'
+  lines = [f'target triple = "{triple}"' if line.startswith('target triple') else line
+           for line in code.splitlines() if not line.startswith('target datalayout')]
+  module = llvm.parse_assembly('\n'.join(lines))
+  machine = llvm.Target.from_triple(triple).create_target_machine(cpu='neoverse-n1', opt=3)
+  module.data_layout = str(machine.target_data)
+  module.verify()
+  assert 'llvm.x86' not in code
+  return machine.emit_assembly(module)
