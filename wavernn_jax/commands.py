@@ -54,9 +54,11 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '') -> dict:
   held_out = corpus.load_utterances(paths[split], config.data, config.mel,
                                   audio.edge_padding(config.mel) + 1)
   with synthesis.progress_bar(sum(u.samples for u in held_out), config.mel, 'likelihood') as bar:
-    sums, samples = evaluation.Evaluator(model, config.evaluation).utterance_nats(
+    lane_sums, samples = evaluation.Evaluator(model, config.evaluation).lane_nats(
         params, held_out, bar)
-  result = {'split': split, **evaluation.summary(sums, samples, config.evaluation)}
+  sums = {byte: s.sum(axis=1) for byte, s in lane_sums.items()}
+  result = {'split': split, **evaluation.summary(sums, samples, config.evaluation),
+            **evaluation.lane_summary(lane_sums, samples)}
   train_set = corpus.load_utterances(paths['train'], config.data, config.mel, 1, keep_pcm=False)
   result['baselines'] = evaluation.baseline_summary(train_set, held_out, config.mel.sample_rate)
   chosen = held_out[:config.evaluation.free_running]

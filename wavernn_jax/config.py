@@ -12,6 +12,9 @@ Dimension glossary (suffixes of array names, letters of einsums):
   G  gate pre-activations, G = 3H, ordered u (update), r (reset), e (candidate)
   P  projection width of the output layers
   V  values of a byte, V = 256
+  S  lanes of a subscale model (the paper's B); lane s holds the samples S·i + s
+  I  positions i of a lane, T = S·I
+  L  positions that a sampler's context network runs over at once
 
 Defaults are the paper's where it gives them; every choice of ours says so.
 """
@@ -96,14 +99,25 @@ class DataConfig:
 
 @dataclasses.dataclass
 class ModelConfig:
-  """§2. The conditioning network is our choice: the paper does not give one."""
+  """§2. The conditioning network is our choice: the paper does not give one.
 
+  §4 gives the subscale fields but for their sizes; the context network's are
+  ours (models/context.py).
+  """
+
+  kind: str = 'wavernn'  # or 'subscale'
   units: int = 896  # H, even
   projection: int = 448  # P; the paper does not give it: half of H
   channels: int = 128  # C
   layers: int = 3  # convolutions of the conditioning stack
   kernel: int = 3  # frames, odd
   compute_dtype: str = 'float32'  # or 'bfloat16': matmul inputs; float32 sums
+  lanes: int = 1  # S; subscale only, as all below
+  horizon: int = 0  # F: positions ahead that earlier lanes are seen
+  context_layers: int = 6  # dilated layers after the first
+  context_channels: int = 128
+  context_kernel: int = 5  # positions of the first layer, odd
+  context_block: int = 50  # L: positions of a block of the sampler
 
 
 @dataclasses.dataclass
