@@ -240,6 +240,7 @@ def check(config: Config) -> None:
   """
   m, t, o, e = config.model, config.train, config.optimizer, config.evaluation
   rules = [
+      (m.kind in ('wavernn', 'subscale'), 'model.kind', m.kind, "'wavernn' or 'subscale'"),
       (m.units > 0 and m.units % 2 == 0, 'model.units', m.units,
        'a positive even number: half predict the coarse byte, half the fine one'),
       (m.projection > 0, 'model.projection', m.projection, 'a positive number'),
@@ -267,6 +268,7 @@ def check(config: Config) -> None:
       *[(getattr(e, f) > 0, f'evaluation.{f}', getattr(e, f), 'a positive number')
         for f in ('batch', 'block_frames', 'bootstrap')],
   ]
+  rules += _lane_rules(config)
   p = config.pruning
   pruned = {f: getattr(p, f) for f in ('recurrent', 'hidden', 'output', 'conditioning')}
   rules += [(0 <= z < 1, f'pruning.{f}', z, 'in [0, 1)') for f, z in pruned.items()]
@@ -279,3 +281,35 @@ def check(config: Config) -> None:
            for holds, field, found, expected in rules if not holds]
   if wrong:
     raise InputError('\n'.join(wrong))
+
+
+def _lane_rules(config: Config) -> list[tuple]:
+  """Rules of `check` for the subscale fields (§4)."""
+  m, t = config.model, config.train
+  if m.kind != 'subscale':
+    return [(m.lanes == 1, 'model.lanes', m.lanes, "1, or --config.model.kind='subscale'")]
+  rules = [(0 < m.lanes <= 256, 'model.lanes', m.lanes, 'in 1..256'),
+           (m.horizon >= 0, 'model.horizon', m.horizon, '0 or more'),
+           (0 < m.context_layers <= 16, 'model.context_layers', m.context_layers, 'in 1..16'),
+           (m.context_channels > 0, 'model.context_channels', m.context_channels,
+            'a positive number'),
+           (m.context_kernel > 0 and m.context_kernel % 2 == 1, 'model.context_kernel',
+            m.context_kernel, 'a positive odd number'),
+           (m.context_block > 0, 'model.context_block', m.context_block, 'a positive number')]
+  if not all(rule[0] for rule in rules):
+    return rules
+  # Doubling dilations, the last of which reaches furthest: models/context.py.
+  reach = m.context_kernel // 2 + 2**m.context_layers - 1
+  block, step = config.evaluation.block_frames * config.mel.hop, m.lanes * m.context_block
+  return rules + [
+      (t.crop % m.lanes == 0, 'train.crop', t.crop, f'a multiple of model.lanes = {m.lanes}'),
+      (m.horizon <= reach, 'model.horizon', m.horizon,
+       f'at most {reach}, the reach of context_layers = {m.context_layers} and '
+       f'context_kernel = {m.context_kernel}; give more layers'),
+      (m.lanes == 1 or m.horizon < t.crop // m.lanes, 'model.horizon', m.horizon,
+       f'less than the {t.crop // m.lanes} positions that train.crop = {t.crop} gives each of '
+       f'{m.lanes} lanes; give longer crops'),
+      (block % step == 0, 'model.context_block', m.context_block,
+       f'a number that, times model.lanes = {m.lanes}, divides the {block} samples of '
+       f'evaluation.block_frames = {config.evaluation.block_frames} of mel.hop = '
+       f'{config.mel.hop}')]

@@ -64,11 +64,6 @@ def reach(config: ModelConfig) -> Reach:
   return Reach(near, near_ahead, dilations)
 
 
-def longest_horizon(config: ModelConfig) -> int:
-  """The greatest F that layers of these sizes cover without a gap."""
-  return config.context_kernel // 2 + 2**config.context_layers - 1
-
-
 class Context(nnx.Module):
   """Parameters of the network, from the bytes of all lanes to C channels a lane."""
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from wavernn_jax import audio
 from wavernn_jax.config import MelConfig, ModelConfig
-from wavernn_jax.models import cell, conditioning, context, wavernn
+from wavernn_jax.models import cell, conditioning, context, skew, wavernn
 
 
 def fold(x_TxN, lanes: int):
@@ -88,6 +88,16 @@ class Subscale:
     """Samples after a block that its likelihood takes."""
     return self.lanes * self._reach[1]
 
+  @property
+  def delay(self) -> int:
+    """Samples by which `sample` is late: the first lane is so far ahead of the last."""
+    return self.lanes * skew.schedule(self.config).delay
+
+  @property
+  def lag(self) -> int:
+    """Frames before the context of a block that `sample` takes for the lanes behind."""
+    return skew.lag(self.config, self.mel)
+
   def frames(self, samples: int) -> int:
     return self.rnn.frames(samples)
 
@@ -102,6 +112,14 @@ class Subscale:
   def crop_state(self, past_BxN):
     """The state at the start of a crop that `past` samples are known to precede."""
     return {'h': jnp.zeros((self.lanes, len(past_BxN), self.config.units)), 'pcm': past_BxN}
+
+  def sampling_state(self, batch: int):
+    """The state of `sample` at the start of an utterance."""
+    return skew.initial_state(self.config, batch)
+
+  def ended(self, state, end_B):
+    """The state of `sample`, told how many samples the utterances have in all."""
+    return state | {'end': jnp.asarray(end_B, jnp.int32)}
 
   def nats(self, params, state, pcm_BxT, mel_BxFxM):
     """Teacher-forced negative log-likelihood of each sample, in audio order.
@@ -170,3 +188,29 @@ class Subscale:
       x_IxSxBxH = tuple(x + a for x, a in zip(x_IxSxBxH, added, strict=True))
     h_SxBxH = h_SxBxH.astype(x_IxSxBxH[0].dtype)
     return cell.scan(self.rnn.recurrent(params), x_IxSxBxH, h_SxBxH), seen
+
+  def sample(self, params, state, mel_BxFxM, keys_Bx2, temperatures, samples: int):
+    """Draws the next samples of each utterance, all lanes in one scan (models/skew.py).
+
+    Args:
+      params: of `init`.
+      state: of `sampling_state` or a previous call.
+      mel_BxFxM: `frames(samples)` frames and `lag` frames before them.
+      keys_Bx2: uint32 (seed, utterance): with the sample index they determine
+        every draw.
+      temperatures: (coarse, fine); 0 takes the most probable value.
+      samples: how many, T, a multiple of S·L.
+
+    Returns:
+      int16 BxT, the samples of `delay` samples ago, and the next state.
+
+    Raises:
+      ValueError: if S·L does not divide T.
+    """
+    step = self.lanes * self.config.context_block
+    if samples % step:
+      raise ValueError(
+          f'block of {samples} samples (block_frames · hop): expected a multiple of lanes · '
+          f'context_block = {step}; choose another --config.model.context_block or '
+          '--config.evaluation.block_frames.')
+    return skew.sample(self.rnn, params, state, mel_BxFxM, keys_Bx2, temperatures, samples)

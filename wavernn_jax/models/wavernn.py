@@ -65,9 +65,11 @@ class WaveRNN:
     """Frames before the first and after the last of a block that it depends on."""
     return conditioning.context(self.config) + 1
 
-  # Samples that a crop or block takes before it, and after it, beside its own; lanes of
-  # `nll_lanes`; samples by which `sample` is late, and frames before its block for that.
-  past, ahead, lanes, delay, lag = 1, 0, 1, 0, 0
+  past = 1  # samples before a crop that it takes
+  ahead = 0  # samples after a crop or block that its likelihood takes
+  lanes = 1  # samples of a step; lane s has the samples s, s + lanes, ..
+  delay = 0  # samples by which `sample` is late: its first so many are none of the utterance
+  lag = 0  # frames before the context of a block that `sample` takes on account of that
 
   def frames(self, samples: int) -> int:
     """Frames F that so many samples from a frame boundary on take, context included."""
@@ -90,6 +92,14 @@ class WaveRNN:
   def sampling_state(self, batch: int):
     """The state of `sample` at the start of an utterance."""
     return self.initial_state(batch)
+
+  def ended(self, state, end_B):
+    """The state of `sample`, told how many samples the utterances have in all.
+
+    For models that draw out of order: what lies beyond is silence to them.
+    """
+    del end_B
+    return state
 
   def nats(self, params, state, pcm_BxT, mel_BxFxM):
     """Teacher-forced negative log-likelihood of each sample.
@@ -144,7 +154,7 @@ class WaveRNN:
                                        self.config.compute_dtype)
             for byte, y in zip(BYTES, _halves(h_TxBxH, context_TxBxC), strict=True)}
 
-  def sample(self, params, state, mel_BxFxM, keys_Bx2, temperatures, samples: int, end_B=None):
+  def sample(self, params, state, mel_BxFxM, keys_Bx2, temperatures, samples: int):
     """Draws the next samples of each utterance, one `lax.scan` over them.
 
     Args:
@@ -155,13 +165,10 @@ class WaveRNN:
         every draw.
       temperatures: (coarse, fine); 0 takes the most probable value.
       samples: how many, T.
-      end_B: length of each utterance, for models that draw out of order; what
-        this one draws beyond is the caller's to leave out.
 
     Returns:
       int16 BxT and the state after the last sample.
     """
-    del end_B
     x_TxBxH = conditioning.sample_gates(
         params['conditioning'], mel_BxFxM, samples, self.config, self.mel)
     uniform_Tx2xB = draw.uniforms(keys_Bx2, state['index'], samples)
