@@ -10,34 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_models
 
-from wavernn_jax import audio, config as config_lib, likelihood, models
-from wavernn_jax.config import Config, MelConfig, ModelConfig
+from wavernn_jax import audio, config as config_lib, likelihood
 from wavernn_jax.evaluation import evaluate
 from wavernn_jax.models import conditioning, context, subscale, wavernn
 
-MEL = MelConfig(name='tiny', sample_rate=800, n_fft=16, window=8, hop=4, bands=3, fmax=400.0)
-MODEL = ModelConfig(kind='subscale', units=8, projection=16, channels=8, layers=1, lanes=4,
-                    horizon=3, context_layers=2, context_channels=6, context_kernel=3,
-                    context_block=2)
-
-
-def build(**fields):
-  return models.build(Config(model=dataclasses.replace(MODEL, **fields), mel=MEL))
-
-
-def parameters(model, seed=0, dtype=np.float32):
-  """Weights and biases so large that every input moves every later logit."""
-  rng = np.random.default_rng(seed)
-  scale = {'conditioning': 0.6, 'recurrent': 1, 'previous': 0.1, 'coarse': 0.1, 'outputs': 2,
-           'context': 0.6}
-  params = {name: jax.tree.map(
-      lambda a, s=scale[name]: (s * rng.standard_normal(a.shape) / np.sqrt(len(a))).astype(dtype),
-      tree) for name, tree in jax.eval_shape(lambda: model.init(0)).items()}
-  if 'context' in params:  # whose coarse bytes have a gain
-    for name in ('distances', 'pairs'):
-      params['context'][name][..., 0, :] /= wavernn.COARSE_GAIN
-  return params
+MEL, MODEL = random_models.MEL, random_models.SUBSCALE
+build, parameters = random_models.build, random_models.parameters
 
 
 def speech(model, samples, batch=2, seed=0, dtype=np.float32):

@@ -32,8 +32,14 @@ def main(_):
 
   def block(batch):
     mel = rng.normal(-5, 2, (batch, _BLOCK.value + 2 * sampler.lookahead, config.mel.bands))
-    state, keys = sampler.initial_state(batch), draw.keys(0, range(batch))
-    return lambda: sampler.next_block(state, mel.astype(np.float32), keys)
+    mel, keys = mel.astype(np.float32), draw.keys(0, range(batch))
+    state = sampler.initial_state(batch)
+
+    def next_block():
+      nonlocal state
+      pcm, state = sampler.next_block(state, mel, keys)
+      return pcm
+    return next_block
 
   seconds = measure.interleaved({b: block(b) for b in _BATCHES.value}, _REPEATS.value)
   rows = [{'batch': b, 'samples_per_second': b * samples / s,

@@ -135,9 +135,10 @@ def _rows(x_IxSxBxN):
 
 def _uniforms(keys_Bx2, time_IxSxB):
   """The numbers of `draw.uniforms` at the samples of each lane, Ix2xR."""
-  I, S, B = time_IxSxB.shape
-  found = draw.uniforms_at(keys_Bx2, time_IxSxB.reshape(-1, B).astype(jnp.uint32))
-  return found.reshape(I, S, 2, B).swapaxes(1, 2).reshape(I, 2, S * B)
+  positions, lanes, batch = time_IxSxB.shape
+  found = draw.uniforms_at(keys_Bx2, time_IxSxB.reshape(-1, batch).astype(jnp.uint32))
+  found_IxSx2xB = found.reshape(positions, lanes, 2, batch)
+  return found_IxSx2xB.swapaxes(1, 2).reshape(positions, 2, lanes * batch)
 
 
 def _context(params, state, skew: Skew, config: ModelConfig):

@@ -106,7 +106,7 @@ def stream_blocks(sampler: Sampler, mel_chunks, keys_1x2):
         yield pcm[0, max(0, step - start):]
   total = frames * model.mel.hop
   state = model.ended(state, np.array([total]))
-  while start < total:
+  while frames and start < total:
     missing = np.repeat(floor[:1], max(0, window - len(waiting)), axis=0)
     padded = np.concatenate([waiting, missing])
     pcm, state = sampler.next_block(state, padded[None, :window], keys_1x2)
