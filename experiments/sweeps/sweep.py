@@ -38,7 +38,8 @@ def append_row(path, row: dict) -> None:
   files.write_text(path, text.getvalue())
 
 
-def execute(runs, path, workdir, split: str = 'test') -> None:
+def execute(runs, path, workdir, split: str = 'test',
+            figures=lambda config, folder, split: {}) -> None:
   """Trains and evaluates every run that has no row yet, and appends its row.
 
   Args:
@@ -46,6 +47,8 @@ def execute(runs, path, workdir, split: str = 'test') -> None:
     path: the CSV.
     workdir: holds a folder for each run; a run that was stopped goes on there.
     split: held-out split of the figures.
+    figures: columns of the study's own, from config, folder and split of a run
+      that is trained and evaluated.
   """
   for run in runs:
     if any(row['name'] == run.name for row in read_rows(path)):
@@ -57,6 +60,7 @@ def execute(runs, path, workdir, split: str = 'test') -> None:
       return  # stopped by a signal
     seconds = time.perf_counter() - start
     append_row(path, {'name': run.name, **run.fields, **_figures(run.config, folder, split),
+                      **figures(run.config, folder, split),
                       'updates': step, 'seconds': round(seconds), **measure.source()})
 
 

@@ -107,7 +107,7 @@ def sample(rnn: wavernn.WaveRNN, params, state, mel_BxFxM, keys_Bx2, temperature
     x_LxRxH, uniform_Lx2xR, live_LxR = at
     seen, caches = None, state['caches']
     if skew.lanes > 1:
-      seen, caches = _context(params['context'], state, skew, rnn.config)
+      seen, caches = context_block(params['context'], state, skew, rnn.config)
       added = context.gate_inputs(params['context'], seen, rnn.config)
       x_LxRxH = [x + _rows(a) for x, a in zip(x_LxRxH, added, strict=True)]
       seen = _rows(seen)
@@ -141,7 +141,7 @@ def _uniforms(keys_Bx2, time_IxSxB):
   return found_IxSx2xB.swapaxes(1, 2).reshape(positions, 2, lanes * batch)
 
 
-def _context(params, state, skew: Skew, config: ModelConfig):
+def context_block(params, state, skew: Skew, config: ModelConfig):
   """Context LxSxBxC of the lanes' next block, and the next caches."""
   pcm_NxSxBxS = state['pcm'][skew.read_rows()].transpose(1, 0, 3, 2)
   scaled = audio.scale_byte(jnp.stack(audio.split_bytes(pcm_NxSxBxS), axis=-1))

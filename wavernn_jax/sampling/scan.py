@@ -38,6 +38,13 @@ class Sampler:
     """Frames after a block that must be known before it is made."""
     return self.model.context
 
+  @property
+  def latency(self) -> float:
+    """Seconds of audio whose mel a stream must know before its first sample comes."""
+    mel = self.model.mel
+    frames = self.block_frames + self.lookahead
+    return (frames * mel.hop + self.model.delay) / mel.sample_rate
+
   def initial_state(self, batch: int):
     return self.model.sampling_state(batch)
 
