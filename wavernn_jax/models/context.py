@@ -31,6 +31,9 @@ from wavernn_jax.config import ModelConfig
 from wavernn_jax.models.wavernn import COARSE_GAIN
 
 
+INPUTS = 3  # of the network for each sample that it hears
+
+
 @dataclasses.dataclass(frozen=True)
 class Reach:
   """Which positions the layers see: the first i − near .. i + near_ahead, the
@@ -70,9 +73,9 @@ class Context(nnx.Module):
   def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
     lanes, channels, r = config.lanes, config.context_channels, reach(config)
     taps = r.near + 1 + r.near_ahead
-    normal = nnx.initializers.normal(0.02)
-    self.distances = nnx.Param(normal(rngs.params(), (taps, lanes - 1, 2, channels)))
-    self.pairs = nnx.Param(jnp.zeros((taps, lanes * (lanes - 1) // 2, 2, channels)))
+    normal = nnx.initializers.normal(0.05)
+    self.distances = nnx.Param(normal(rngs.params(), (taps, lanes - 1, INPUTS, channels)))
+    self.pairs = nnx.Param(jnp.zeros((taps, lanes * (lanes - 1) // 2, INPUTS, channels)))
     self.embedding = nnx.Param(
         nnx.initializers.normal(0.3)(rngs.params(), (lanes, channels)))
     # The residual sum keeps its scale however many layers add to it.
@@ -83,6 +86,14 @@ class Context(nnx.Module):
     self.gates = nnx.Linear(channels, 3 * config.units, use_bias=False, rngs=rngs)
 
 
+def hear(bytes_Nx2):
+  """Inputs of the network [..., 3] from scaled bytes [..., 2]: them and the level."""
+  coarse, fine = bytes_Nx2[..., 0], bytes_Nx2[..., 1]
+  value = 127.5 * (256 * coarse + fine) - 0.5  # of 16 bits
+  level = jnp.sign(value) * jnp.log1p(jnp.abs(value)) / 4
+  return jnp.stack([coarse, fine, level], axis=-1)
+
+
 def first_kernel(params, config: ModelConfig):
   """W + V with the mask: KxSx2xSxC, from tap, lane heard and byte to lane and channel."""
   heard, lane = np.indices((config.lanes, config.lanes))
@@ -90,19 +101,19 @@ def first_kernel(params, config: ModelConfig):
   distance = np.where(heard < lane, lane - heard - 1, 0)
   pair = np.where(heard < lane, lane * (lane - 1) // 2 + heard, 0)
   kernel = params['distances'][:, distance] + params['pairs'][:, pair]
-  kernel = jnp.where(visible, kernel, 0) * jnp.asarray([[COARSE_GAIN], [1]], kernel.dtype)
+  kernel = jnp.where(visible, kernel, 0) * jnp.asarray([[COARSE_GAIN], [1], [1]], kernel.dtype)
   return kernel.transpose(0, 1, 3, 2, 4)
 
 
 def first_layer(params, bytes_NxBxSx2, config: ModelConfig):
   """x_0 of all lanes, NxSxBxC with N less `near` and `near_ahead`, from scaled bytes."""
-  taps = _windows(bytes_NxBxSx2, len(params['distances']))
+  taps = _windows(hear(bytes_NxBxSx2), len(params['distances']))
   return _first(params, 'nbkzy,kzysc->nsbc', taps, config)
 
 
 def first_layer_apart(params, bytes_NxSxBxSx2, config: ModelConfig):
   """`first_layer` of lanes that are at other positions: each has its own bytes."""
-  taps = _windows(bytes_NxSxBxSx2, len(params['distances']))
+  taps = _windows(hear(bytes_NxSxBxSx2), len(params['distances']))
   return _first(params, 'nsbkzy,kzysc->nsbc', taps, config)
 
 
