@@ -1,11 +1,39 @@
 """Random models for tests."""
 
+import dataclasses
+
 import jax
 import numpy as np
 
 from wavernn_jax import models, pruning
+from wavernn_jax.config import Config, MelConfig, ModelConfig
+from wavernn_jax.models import wavernn
 from wavernn_jax.sampling import blocksparse
 from wavernn_jax.sampling.cpu import layout
+
+MEL = MelConfig(name='tiny', sample_rate=800, n_fft=16, window=8, hop=4, bands=3, fmax=400.0)
+SUBSCALE = ModelConfig(kind='subscale', units=8, projection=16, channels=8, layers=1, lanes=4,
+                       horizon=3, context_layers=2, context_channels=6, context_kernel=3,
+                       context_block=2)
+
+
+def build(**fields):
+  """A tiny subscale model, of other fields where they are given."""
+  return models.build(Config(model=dataclasses.replace(SUBSCALE, **fields), mel=MEL))
+
+
+def parameters(model, seed=0, dtype=np.float32):
+  """Weights and biases so large that every input moves every later logit."""
+  rng = np.random.default_rng(seed)
+  scale = {'conditioning': 0.6, 'recurrent': 1, 'previous': 0.1, 'coarse': 0.1, 'outputs': 2,
+           'context': 0.6}
+  params = {name: jax.tree.map(
+      lambda a, s=scale[name]: (s * rng.standard_normal(a.shape) / np.sqrt(len(a))).astype(dtype),
+      tree) for name, tree in jax.eval_shape(lambda: model.init(0)).items()}
+  if 'context' in params:  # whose coarse bytes have a gain
+    for name in ('distances', 'pairs'):
+      params['context'][name][..., 0, :] /= wavernn.COARSE_GAIN
+  return params
 
 
 def weights(units=64, projection=32, density=0.3, dtype='float32',

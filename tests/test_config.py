@@ -80,6 +80,40 @@ def test_an_impossible_value_is_named_with_its_flag(field, value):
   assert f'{flag}: found {value!r}' in str(error.value)
 
 
+SUBSCALE = {'model__kind': 'subscale', 'model__lanes': 16, 'model__horizon': 32}
+
+
+def test_the_fields_of_a_subscale_model_are_possible():
+  config_lib.check(_changed(**SUBSCALE))
+
+
+@pytest.mark.parametrize('changes, message', [
+    ({'model__kind': 'fast'}, "model.kind: found 'fast', expected 'wavernn' or 'subscale'"),
+    ({'model__kind': 'wavernn'}, 'model.lanes: found 16, expected 1, or --config.model.kind'),
+    ({'model__lanes': 0}, 'model.lanes: found 0, expected in 1..256'),
+    ({'model__horizon': -1}, 'model.horizon: found -1, expected 0 or more'),
+    ({'model__context_layers': 0}, 'model.context_layers: found 0'),
+    ({'model__context_channels': 0}, 'model.context_channels: found 0'),
+    ({'model__context_kernel': 4}, 'model.context_kernel: found 4, expected a positive odd'),
+    ({'model__context_block': 0}, 'model.context_block: found 0'),
+    ({'train__crop': 968}, 'train.crop: found 968, expected a multiple of model.lanes = 16'),
+    ({'model__horizon': 60}, 'model.horizon: found 60, expected less than the 60 positions'),
+    ({'model__context_layers': 4}, 'model.horizon: found 32, expected at most 17, the reach'),
+    ({'model__context_block': 64}, 'model.context_block: found 64.*divides the 4800 samples'),
+    ({'mel__hop': 299}, 'model.context_block: found 50.*mel.hop = 299')])
+def test_an_impossible_subscale_model_is_named_with_what_to_change(changes, message):
+  with pytest.raises(InputError, match=message):
+    config_lib.check(_changed(**SUBSCALE | changes))
+
+
+def test_a_run_of_before_there_were_kinds_is_a_plain_model():
+  tree = config_lib.to_dict(config_lib.Config())
+  for field in ('kind', 'lanes', 'horizon', *(f for f in tree['model'] if 'context' in f)):
+    del tree['model'][field]
+  assert config_lib.from_dict(tree).model.kind == 'wavernn'
+  config_lib.check(config_lib.from_dict(tree))
+
+
 def test_all_impossible_values_are_reported_together():
   with pytest.raises(InputError) as error:
     config_lib.check(_changed(model__units=7, train__batch=0, data__mels='x'))

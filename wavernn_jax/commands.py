@@ -70,11 +70,14 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str =
   with synthesis.progress_bar(sum(u.samples for u in held_out), config.mel, 'likelihood') as bar:
     if engine == 'cpu':
       sums, samples = sampler.utterance_nats(held_out, bar)
+      lane_sums = {byte: s[:, None] for byte, s in sums.items()}
     else:
-      sums, samples = evaluation.Evaluator(sampler.model, config.evaluation).utterance_nats(
+      lane_sums, samples = evaluation.Evaluator(sampler.model, config.evaluation).lane_nats(
           sampler.params, held_out, bar)
+      sums = {byte: s.sum(axis=1) for byte, s in lane_sums.items()}
   result = {'split': split, 'engine': engine,
-            **evaluation.summary(sums, samples, config.evaluation)}
+            **evaluation.summary(sums, samples, config.evaluation),
+            **evaluation.lane_summary(lane_sums, samples)}
   train_set = corpus.load_utterances(paths['train'], config.data, config.mel, 1, keep_pcm=False)
   result['baselines'] = evaluation.baseline_summary(train_set, held_out, config.mel.sample_rate)
   chosen = held_out[:config.evaluation.free_running]

@@ -12,6 +12,9 @@ Dimension glossary (suffixes of array names, letters of einsums):
   G  gate pre-activations, G = 3H, ordered u (update), r (reset), e (candidate)
   P  projection width of the output layers
   V  values of a byte, V = 256
+  S  lanes of a subscale model (the paper's B); lane s holds the samples S·i + s
+  I  positions i of a lane, T = S·I
+  L  positions that a sampler's context network runs over at once
 
 Defaults are the paper's where it gives them; every choice of ours says so.
 """
@@ -96,14 +99,25 @@ class DataConfig:
 
 @dataclasses.dataclass
 class ModelConfig:
-  """§2. The conditioning network is our choice: the paper does not give one."""
+  """§2. The conditioning network is our choice: the paper does not give one.
 
+  §4 gives the subscale fields but for their sizes; the context network's are
+  ours (models/context.py).
+  """
+
+  kind: str = 'wavernn'  # or 'subscale'
   units: int = 896  # H, even
   projection: int = 448  # P; the paper does not give it: half of H
   channels: int = 128  # C
   layers: int = 3  # convolutions of the conditioning stack
   kernel: int = 3  # frames, odd
   compute_dtype: str = 'float32'  # or 'bfloat16': matmul inputs; float32 sums
+  lanes: int = 1  # S; subscale only, as all below
+  horizon: int = 0  # F: positions ahead that earlier lanes are seen
+  context_layers: int = 6  # dilated layers after the first
+  context_channels: int = 128
+  context_kernel: int = 5  # positions of the first layer, odd
+  context_block: int = 50  # L: positions of a block of the sampler
 
 
 @dataclasses.dataclass
@@ -226,6 +240,7 @@ def check(config: Config) -> None:
   """
   m, t, o, e = config.model, config.train, config.optimizer, config.evaluation
   rules = [
+      (m.kind in ('wavernn', 'subscale'), 'model.kind', m.kind, "'wavernn' or 'subscale'"),
       (m.units > 0 and m.units % 2 == 0, 'model.units', m.units,
        'a positive even number: half predict the coarse byte, half the fine one'),
       (m.projection > 0, 'model.projection', m.projection, 'a positive number'),
@@ -253,6 +268,7 @@ def check(config: Config) -> None:
       *[(getattr(e, f) > 0, f'evaluation.{f}', getattr(e, f), 'a positive number')
         for f in ('batch', 'block_frames', 'bootstrap')],
   ]
+  rules += _lane_rules(config)
   p = config.pruning
   pruned = {f: getattr(p, f) for f in ('recurrent', 'hidden', 'output', 'conditioning')}
   rules += [(0 <= z < 1, f'pruning.{f}', z, 'in [0, 1)') for f, z in pruned.items()]
@@ -265,3 +281,35 @@ def check(config: Config) -> None:
            for holds, field, found, expected in rules if not holds]
   if wrong:
     raise InputError('\n'.join(wrong))
+
+
+def _lane_rules(config: Config) -> list[tuple]:
+  """Rules of `check` for the subscale fields (§4)."""
+  m, t = config.model, config.train
+  if m.kind != 'subscale':
+    return [(m.lanes == 1, 'model.lanes', m.lanes, "1, or --config.model.kind='subscale'")]
+  rules = [(0 < m.lanes <= 256, 'model.lanes', m.lanes, 'in 1..256'),
+           (m.horizon >= 0, 'model.horizon', m.horizon, '0 or more'),
+           (0 < m.context_layers <= 16, 'model.context_layers', m.context_layers, 'in 1..16'),
+           (m.context_channels > 0, 'model.context_channels', m.context_channels,
+            'a positive number'),
+           (m.context_kernel > 0 and m.context_kernel % 2 == 1, 'model.context_kernel',
+            m.context_kernel, 'a positive odd number'),
+           (m.context_block > 0, 'model.context_block', m.context_block, 'a positive number')]
+  if not all(rule[0] for rule in rules):
+    return rules
+  # Doubling dilations, the last of which reaches furthest: models/context.py.
+  reach = m.context_kernel // 2 + 2**m.context_layers - 1
+  block, step = config.evaluation.block_frames * config.mel.hop, m.lanes * m.context_block
+  return rules + [
+      (t.crop % m.lanes == 0, 'train.crop', t.crop, f'a multiple of model.lanes = {m.lanes}'),
+      (m.horizon <= reach, 'model.horizon', m.horizon,
+       f'at most {reach}, the reach of context_layers = {m.context_layers} and '
+       f'context_kernel = {m.context_kernel}; give more layers'),
+      (m.lanes == 1 or m.horizon < t.crop // m.lanes, 'model.horizon', m.horizon,
+       f'less than the {t.crop // m.lanes} positions that train.crop = {t.crop} gives each of '
+       f'{m.lanes} lanes; give longer crops'),
+      (block % step == 0, 'model.context_block', m.context_block,
+       f'a number that, times model.lanes = {m.lanes}, divides the {block} samples of '
+       f'evaluation.block_frames = {config.evaluation.block_frames} of mel.hop = '
+       f'{config.mel.hop}')]

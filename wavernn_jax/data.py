@@ -30,14 +30,21 @@ class CropShape:
   samples: int  # T
   frames: int  # F, of the conditioning network
   context: int  # frames before the one at the first sample
+  past: int = 1  # samples before the crop, and after it, that come with it
+  ahead: int = 0
 
   def window(self, mel: MelConfig) -> int:
     """Samples N that F frames are computed from."""
     return (self.frames - 1) * mel.hop + mel.n_fft
 
 
+def crop_shape(model, samples: int) -> CropShape:
+  """The shape of crops of so many samples for a model."""
+  return CropShape(samples, model.frames(samples), model.context, model.past, model.ahead)
+
+
 def read_crop(utterance: Utterance, start: int, shape: CropShape, mel: MelConfig):
-  """One element of a batch: `pcm` 1+T from start − 1 on, and what gives its mel.
+  """One element of a batch: `pcm`, past + T + ahead samples, and what gives its mel.
 
   `start` is a multiple of the hop. With `mel` FxM where the utterance has its
   own; otherwise `window` N with `first_frame` and `last_frame`, the frames that
@@ -45,7 +52,8 @@ def read_crop(utterance: Utterance, start: int, shape: CropShape, mel: MelConfig
   """
   first = start // mel.hop - shape.context
   total = audio.frame_count(utterance.samples, mel)
-  crop = {'pcm': _read_padded(utterance, start - 1, start + shape.samples, 0, mel)}
+  crop = {'pcm': _read_padded(utterance, start - shape.past,
+                              start + shape.samples + shape.ahead, 0, mel)}
   if utterance.mel_FxM is not None:
     rows = np.arange(first, first + shape.frames)
     inside = (rows >= 0) & (rows < total)
@@ -80,7 +88,7 @@ def _read_padded(utterance: Utterance, start: int, stop: int, padding: int, mel:
 
 
 def crop_inputs(batch, mel: MelConfig):
-  """Device part: a batch of `read_crop` -> int16 pcm Bx(1+T), log mel BxFxM."""
+  """Device part: a batch of `read_crop` -> int16 pcm Bx(past+T+ahead), log mel BxFxM."""
   if 'mel' in batch:
     return batch['pcm'], batch['mel']
   mel_BxFxM = audio.log_mel(batch['window'], mel)

@@ -22,11 +22,15 @@ def keys(seed: int, utterances) -> np.ndarray:
 
 def uniforms(keys_Bx2, index_B, samples: int):
   """Uniform numbers in [0, 1), Tx2xB, for samples index..index + T − 1 of each lane."""
-  def lane(key, index):
-    low = index + jnp.arange(samples, dtype=jnp.uint32)
-    words = jex_random.threefry_2x32(key, jnp.concatenate([low, jnp.zeros_like(low)]))
-    return words.reshape(2, samples).T
-  words_BxTx2 = jax.vmap(lane)(jnp.asarray(keys_Bx2), index_B)
+  return uniforms_at(keys_Bx2, index_B + jnp.arange(samples, dtype=jnp.uint32)[:, None])
+
+
+def uniforms_at(keys_Bx2, index_TxB):
+  """`uniforms` at any samples of each lane, uint32 TxB."""
+  def lane(key, low_T):
+    words = jex_random.threefry_2x32(key, jnp.concatenate([low_T, jnp.zeros_like(low_T)]))
+    return words.reshape(2, -1).T
+  words_BxTx2 = jax.vmap(lane, (0, 1))(jnp.asarray(keys_Bx2), index_TxB)
   return (words_BxTx2 >> 8).transpose(1, 2, 0).astype(jnp.float32) * jnp.float32(2 ** -24)
 
 

@@ -10,8 +10,9 @@ import subprocess
 import time
 
 import jax
+import numpy as np
 
-from wavernn_jax import backend
+from wavernn_jax import backend, draw
 
 
 def interleaved(functions: dict, repeats: int) -> dict[str, float]:
@@ -35,6 +36,27 @@ def compiled(function, *args):
   """The compiled function as one without arguments, for `interleaved`."""
   function = backend.jit(function)
   return lambda: function(*args)
+
+
+def next_block(sampler, batch: int, started: int = 1 << 20):
+  """A function that samples the next block of a batch of utterances under way.
+
+  Args:
+    sampler: of sampling/scan.py.
+    batch: utterances.
+    started: of `index`, so that no lane of a subscale model still waits.
+  """
+  model = sampler.model
+  shape = batch, model.lag + sampler.block_frames + 2 * model.context, model.mel.bands
+  mel_BxFxM = np.random.default_rng(0).normal(-5, 2, shape).astype(np.float32)
+  state, keys = sampler.initial_state(batch), draw.keys(0, range(batch))
+  state['index'] = state['index'] + started
+
+  def function():
+    nonlocal state
+    pcm, state = sampler.next_block(state, mel_BxFxM, keys)
+    return pcm
+  return function
 
 
 def peak_memory_gib() -> float:

@@ -7,10 +7,9 @@ together and `realtime_factor` of one lane at 24 kHz.
 """
 
 from absl import app, flags
-import numpy as np
 
 from experiments.benchmarks import measure
-from wavernn_jax import config as config_lib, draw, models
+from wavernn_jax import config as config_lib, models
 from wavernn_jax.sampling import scan
 
 _UNITS = flags.DEFINE_integer('units', 896, 'H.')
@@ -28,14 +27,8 @@ def main(_):
   model = models.build(config)
   sampler = scan.Sampler(model, model.init(0), block_frames=_BLOCK.value)
   samples = _BLOCK.value * config.mel.hop
-  rng = np.random.default_rng(0)
-
-  def block(batch):
-    mel = rng.normal(-5, 2, (batch, _BLOCK.value + 2 * sampler.lookahead, config.mel.bands))
-    state, keys = sampler.initial_state(batch), draw.keys(0, range(batch))
-    return lambda: sampler.next_block(state, mel.astype(np.float32), keys)
-
-  seconds = measure.interleaved({b: block(b) for b in _BATCHES.value}, _REPEATS.value)
+  blocks = {b: measure.next_block(sampler, b) for b in _BATCHES.value}
+  seconds = measure.interleaved(blocks, _REPEATS.value)
   rows = [{'batch': b, 'samples_per_second': b * samples / s,
            'realtime_factor': samples / s / config.mel.sample_rate}
           for b, s in seconds.items()]

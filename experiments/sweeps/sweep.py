@@ -44,7 +44,8 @@ def replace_rows(path, name: str, rows: list[dict]) -> None:
   files.write_text(path, text.getvalue())
 
 
-def execute(runs, path, workdir, split: str = 'test') -> None:
+def execute(runs, path, workdir, split: str = 'test',
+            figures=lambda config, folder, split: {}) -> None:
   """Trains and evaluates every run that has no row yet, and appends its row.
 
   The likelihood of each held-out utterance goes to a second CSV beside the
@@ -55,6 +56,8 @@ def execute(runs, path, workdir, split: str = 'test') -> None:
     path: the CSV.
     workdir: holds a folder for each run; a run that was stopped goes on there.
     split: held-out split of the figures.
+    figures: columns of the study's own, from config, folder and split of a run
+      that is trained and evaluated.
   """
   path = pathlib.Path(path)
   for run in runs:
@@ -66,15 +69,15 @@ def execute(runs, path, workdir, split: str = 'test') -> None:
     if step < run.config.train.steps:
       return  # stopped by a signal
     seconds = time.perf_counter() - start
-    figures = _figures(run.config, folder, split)
+    row = {'name': run.name, **run.fields, **_figures(run.config, folder, split),
+           **figures(run.config, folder, split), 'updates': step, 'seconds': round(seconds),
+           **measure.source()}
     utterances = json.loads((folder / f'evaluation_{split}.json').read_text())['by_utterance']
     # The row comes last: it is what says that the run is finished.
     replace_rows(path.with_name('utterances.csv'), run.name, [
         {'name': run.name, 'utterance': name, **values}
         for name, values in utterances.items()])
-    replace_rows(path, run.name, [{
-        'name': run.name, **run.fields, **figures, 'updates': step,
-        'seconds': round(seconds), **measure.source()}])
+    replace_rows(path, run.name, [row])
 
 
 def _figures(config: Config, folder, split: str) -> dict:

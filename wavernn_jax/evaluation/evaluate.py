@@ -17,13 +17,18 @@ class Evaluator:
     self._block_nats = backend.jit(functools.partial(_block_nats, model))
 
   def utterance_nats(self, params, utterances, progress=lambda samples: None):
-    """Sums of nats over each utterance: {'coarse': U, 'fine': U}, and samples U.
+    """Sums of nats over each utterance: {'coarse': U, 'fine': U}, and samples U."""
+    sums, samples = self.lane_nats(params, utterances, progress)
+    return {byte: s.sum(axis=1) for byte, s in sums.items()}, samples
 
-    Utterances are lanes of a batch that runs block by block with carried
-    state; what pads a lane carries no likelihood.
+  def lane_nats(self, params, utterances, progress=lambda samples: None):
+    """`utterance_nats` apart for the S lanes of the model: {'coarse': UxS, 'fine': UxS}.
+
+    Utterances are rows of a batch that runs block by block with carried
+    state; what pads a row carries no likelihood.
     """
     order = np.argsort([-u.samples for u in utterances], kind='stable')
-    sums = {byte: np.zeros(len(utterances)) for byte in ('coarse', 'fine')}
+    sums = {byte: np.zeros((len(utterances), self._model.lanes)) for byte in ('coarse', 'fine')}
     for first in range(0, len(order), self._config.batch):
       lanes = order[first:first + self._config.batch]
       for byte, nats in self._batch_nats(params, [utterances[i] for i in lanes],
@@ -36,7 +41,7 @@ class Evaluator:
     block = frames * mel.hop
     blocks = -(-max(u.samples for u in utterances) // block)
     batch = self._config.batch
-    pcm = np.zeros((batch, blocks * block), np.int16)
+    pcm = np.zeros((batch, blocks * block + model.ahead), np.int16)
     mels = np.full((batch, blocks * frames + 2 * model.context, mel.bands),
                    audio.mel_floor(mel), np.float32)
     lengths = np.zeros(batch, int)
@@ -49,7 +54,7 @@ class Evaluator:
     for b in range(blocks):
       inside = np.clip(lengths - b * block, 0, block)
       nats, state = self._block_nats(
-          params, state, pcm[:, b * block:(b + 1) * block],
+          params, state, pcm[:, b * block:(b + 1) * block + model.ahead],
           mels[:, b * frames:(b + 1) * frames + 2 * model.context], inside)
       # Sums over blocks in float64: an utterance has up to 10⁶ samples.
       sums = {byte: sums[byte] + np.asarray(n, np.float64) for byte, n in nats.items()}
@@ -59,8 +64,9 @@ class Evaluator:
 
 def _block_nats(model, params, state, pcm_BxT, mel_BxFxM, inside_B):
   nats, state = model.nats(params, state, pcm_BxT, mel_BxFxM)
-  mask = np.arange(pcm_BxT.shape[1]) < inside_B[:, None]
-  return {byte: (n * mask).sum(axis=1) for byte, n in nats.items()}, state
+  mask = np.arange(nats['coarse'].shape[1]) < inside_B[:, None]
+  return {byte: (n * mask).reshape(len(n), -1, model.lanes).sum(axis=1)
+          for byte, n in nats.items()}, state
 
 
 def summary(sums, samples_U, config: EvaluationConfig, seed: int = 0) -> dict:
@@ -85,6 +91,18 @@ def by_utterance(utterances, sums, samples_U) -> dict:
   return {u.name: {'samples': int(samples_U[i]),
                    **{f'nats_{byte}': float(s[i]) for byte, s in sums.items()}}
           for i, u in enumerate(utterances)}
+
+
+def lane_summary(sums, samples_U) -> dict:
+  """Nats/sample of each lane, `nll_lanes`; nothing for a model of one lane.
+
+  Args:
+    sums, samples_U: of `Evaluator.lane_nats`.
+  """
+  total_S = sum(sums.values()).sum(axis=0)
+  lanes = len(total_S)
+  counts_S = -(-(samples_U[:, None] - np.arange(lanes)) // lanes).sum(axis=0)
+  return {'nll_lanes': (total_S / counts_S).tolist()} if lanes > 1 else {}
 
 
 def baseline_summary(train, held_out, sample_rate: int) -> dict:

@@ -1,9 +1,10 @@
 """The models, all with the interface of `wavernn.WaveRNN`."""
 
 from wavernn_jax.config import Config
-from wavernn_jax.models import wavernn
+from wavernn_jax.models import subscale, wavernn
 
 
 def build(config: Config):
   """The model that a configuration describes."""
-  return wavernn.WaveRNN(config.model, config.mel)
+  kinds = {'wavernn': wavernn.WaveRNN, 'subscale': subscale.Subscale}
+  return kinds[config.model.kind](config.model, config.mel)

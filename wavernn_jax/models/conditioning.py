@@ -64,9 +64,14 @@ def frame_gates(params, mel_BxFxM, config: ModelConfig, mel: MelConfig):
   return likelihood.linear(params['gates'], x.swapaxes(0, 1), config.compute_dtype)
 
 
+def frame_position(sample, mel: MelConfig):
+  """Frames, with a fraction, from frame −1 to a sample from a frame boundary."""
+  return (sample - audio.frame_offset(mel)) / mel.hop + 1
+
+
 def interpolation(samples: int, mel: MelConfig) -> np.ndarray:
   """Weights TxF of the frames −1, 0, .. for each sample from a frame boundary."""
-  position = (np.arange(samples) - audio.frame_offset(mel)) / mel.hop + 1
+  position = frame_position(np.arange(samples), mel)
   left = np.floor(position).astype(int)
   weights = np.zeros((samples, math.ceil(samples / mel.hop) + 2))
   rows = np.arange(samples)

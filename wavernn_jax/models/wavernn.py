@@ -28,9 +28,10 @@ BYTES = ('coarse', 'fine')
 COARSE_GAIN = 64.0
 
 
-class _Parameters(nnx.Module):
+class Parameters(nnx.Module):
+  """Parameters of the model; `context` further inputs of the output layers."""
 
-  def __init__(self, config: ModelConfig, mel: MelConfig, rngs: nnx.Rngs):
+  def __init__(self, config: ModelConfig, mel: MelConfig, rngs: nnx.Rngs, context: int = 0):
     half = config.units // 2
     square = nnx.initializers.orthogonal()
     small = nnx.initializers.normal(0.1)
@@ -43,7 +44,7 @@ class _Parameters(nnx.Module):
     self.coarse = nnx.Param(small(rngs.params(), (3, half)))
     # O_1, O_2 of the coarse byte and O_3, O_4 of the fine one.
     self.outputs = nnx.Dict({byte: nnx.Dict({
-        'hidden': nnx.Linear(half, config.projection, rngs=rngs),
+        'hidden': nnx.Linear(half + context, config.projection, rngs=rngs),
         'output': nnx.Linear(config.projection, likelihood.BYTE_VALUES, rngs=rngs)})
         for byte in BYTES})
 
@@ -64,20 +65,41 @@ class WaveRNN:
     """Frames before the first and after the last of a block that it depends on."""
     return conditioning.context(self.config) + 1
 
+  past = 1  # samples before a crop that it takes
+  ahead = 0  # samples after a crop or block that its likelihood takes
+  lanes = 1  # samples of a step; lane s has the samples s, s + lanes, ..
+  delay = 0  # samples by which `sample` is late: its first so many are none of the utterance
+  lag = 0  # frames before the context of a block that `sample` takes on account of that
+
   def frames(self, samples: int) -> int:
     """Frames F that so many samples from a frame boundary on take, context included."""
     return conditioning.frames(samples, self.config, self.mel)
 
   def init(self, seed: int):
     """Parameters drawn from a seed: a nested dict of float32 arrays."""
-    module = _Parameters(self.config, self.mel, nnx.Rngs(seed))
-    return _string_keys(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
+    return parameters(Parameters(self.config, self.mel, nnx.Rngs(seed)))
 
   def initial_state(self, batch: int):
     """The state at the start of an utterance: silence."""
     return {'h': jnp.zeros((batch, self.config.units)),
             'sample': jnp.zeros((batch,), jnp.int16),
             'index': jnp.zeros((batch,), jnp.uint32)}
+
+  def crop_state(self, past_BxN):
+    """The state at the start of a crop that `past` samples are known to precede."""
+    return self.initial_state(len(past_BxN)) | {'sample': past_BxN[:, -1]}
+
+  def sampling_state(self, batch: int):
+    """The state of `sample` at the start of an utterance."""
+    return self.initial_state(batch)
+
+  def ended(self, state, end_B):
+    """The state of `sample`, told how many samples the utterances have in all.
+
+    For models that draw out of order: what lies beyond is silence to them.
+    """
+    del end_B
+    return state
 
   def nats(self, params, state, pcm_BxT, mel_BxFxM):
     """Teacher-forced negative log-likelihood of each sample.
@@ -92,11 +114,9 @@ class WaveRNN:
       {'coarse': BxT, 'fine': BxT} in nats/sample, and the state after the last.
     """
     h_TxBxH, targets = self._run(params, state, pcm_BxT, mel_BxFxM)
-    nats = {byte: likelihood.layer_nats(params['outputs'][byte], y, targets[byte],
-                                        self.config.compute_dtype).T
-            for byte, y in zip(BYTES, jnp.split(h_TxBxH, 2, axis=-1), strict=True)}
-    return nats, {'h': h_TxBxH[-1], 'sample': pcm_BxT[:, -1],
-                  'index': state['index'] + pcm_BxT.shape[1]}
+    nats = self.byte_nats(params, h_TxBxH, targets)
+    return {byte: n.T for byte, n in nats.items()}, {
+        'h': h_TxBxH[-1], 'sample': pcm_BxT[:, -1], 'index': state['index'] + pcm_BxT.shape[1]}
 
   def loss(self, params, state, pcm_BxT, mel_BxFxM, burn_in: int = 0, input_noise=None):
     """Means of `nats` over all samples but the first `burn_in`, fast to differentiate.
@@ -110,10 +130,9 @@ class WaveRNN:
       {'coarse': mean, 'fine': mean} in nats/sample.
     """
     h_TxBxH, targets = self._run(params, state, pcm_BxT, mel_BxFxM, input_noise)
+    targets = {byte: t[burn_in:] for byte, t in targets.items()}
     weight_TxB = jnp.ones_like(h_TxBxH[burn_in:, :, 0])
-    return {byte: likelihood.mean_nats(params['outputs'][byte], y, targets[byte][burn_in:],
-                                       weight_TxB, self.config.compute_dtype)
-            for byte, y in zip(BYTES, jnp.split(h_TxBxH[burn_in:], 2, axis=-1), strict=True)}
+    return self.mean_nats(params, h_TxBxH[burn_in:], targets, weight_TxB)
 
   def _run(self, params, state, pcm_BxT, mel_BxFxM, input_noise=None):
     """States TxBxH after each of the given samples, and the samples' bytes TxB."""
@@ -123,11 +142,24 @@ class WaveRNN:
     h_TxBxH = cell.scan(self.recurrent(params), x_TxBxH, state['h'].astype(x_TxBxH[0].dtype))
     return h_TxBxH, {'coarse': coarse_TxB[1:], 'fine': fine_TxB[1:]}
 
+  def byte_nats(self, params, h_TxBxH, targets, context_TxBxC=None):
+    """Nats TxB of each byte's targets TxB after states, with context where there is one."""
+    return {byte: likelihood.layer_nats(params['outputs'][byte], y, targets[byte],
+                                        self.config.compute_dtype)
+            for byte, y in zip(BYTES, _halves(h_TxBxH, context_TxBxC), strict=True)}
+
+  def mean_nats(self, params, h_TxBxH, targets, weight_TxB, context_TxBxC=None):
+    """Means of `byte_nats` by weight, fast to differentiate."""
+    return {byte: likelihood.mean_nats(params['outputs'][byte], y, targets[byte], weight_TxB,
+                                       self.config.compute_dtype)
+            for byte, y in zip(BYTES, _halves(h_TxBxH, context_TxBxC), strict=True)}
+
   def sample(self, params, state, mel_BxFxM, keys_Bx2, temperatures, samples: int):
     """Draws the next samples of each utterance, one `lax.scan` over them.
 
     Args:
-      params, state: as for `nats`.
+      params: of `init`.
+      state: of `sampling_state` or a previous call.
       mel_BxFxM: `frames(samples)` frames.
       keys_Bx2: uint32 (seed, utterance): with the sample index they determine
         every draw.
@@ -140,33 +172,55 @@ class WaveRNN:
     x_TxBxH = conditioning.sample_gates(
         params['conditioning'], mel_BxFxM, samples, self.config, self.mel)
     uniform_Tx2xB = draw.uniforms(keys_Bx2, state['index'], samples)
+    carry = (state['h'], *audio.split_bytes(state['sample']))
+    (h, _, _), pcm_TxB = self.draws(params, carry, x_TxBxH, uniform_Tx2xB, temperatures)
+    return pcm_TxB.T, {'h': h, 'sample': pcm_TxB[-1], 'index': state['index'] + samples}
+
+  def draws(self, params, carry, x_TxBxH, uniform_Tx2xB, temperatures, context_TxBxC=None,
+            live_TxB=None):
+    """The scan of `sample` over given gate inputs.
+
+    Args:
+      params: of `init`.
+      carry: h BxH and the bytes of the last sample, B each.
+      x_TxBxH: gate inputs without the bytes.
+      uniform_Tx2xB, temperatures: of the draws.
+      context_TxBxC: further inputs of the output layers.
+      live_TxB: where it is false the state stays and the sample is silent.
+
+    Returns:
+      the carry after the last sample, and int16 samples TxB.
+    """
     R_HxG = self.recurrent(params)
     weights_3xH = self._byte_weights(params)
 
-    def half(i, h, g_BxG, x, uniform):
+    def half(i, h, g_BxG, x, uniform, context):
       """The coarse (0) or fine (1) units of h_t, and the byte drawn from them."""
       g_Bx3x2xK = g_BxG.reshape(len(h), 3, 2, -1)
       u, _, e, _ = cell.gates(g_Bx3x2xK[:, :, i].reshape(len(h), -1),
                               [jnp.split(v, 2, axis=1)[i] for v in x])
       y = cell.blend(jnp.split(h, 2, axis=1)[i], u, e)
       logits = likelihood.layer_logits(
-          params['outputs'][BYTES[i]], y, self.config.compute_dtype)
+          params['outputs'][BYTES[i]], _beside(y, context), self.config.compute_dtype)
       return y, draw.categorical(logits, uniform, temperatures[i])
 
     def body(carry, at_t):
       h, coarse, fine = carry
-      x, (uniform_coarse, uniform_fine) = at_t
+      x, (uniform_coarse, uniform_fine), context, live = at_t
       g_BxG = likelihood.product(h, R_HxG)  # once, for both halves
       x = _add_bytes(x, weights_3xH, coarse, fine)
-      y_coarse, coarse = half(0, h, g_BxG, x, uniform_coarse)
+      y_coarse, coarse = half(0, h, g_BxG, x, uniform_coarse, context)
       x = _add_bytes(x, [w[2:] for w in weights_3xH], coarse)
-      y_fine, fine = half(1, h, g_BxG, x, uniform_fine)
-      h = jnp.concatenate([y_coarse, y_fine], axis=1)
-      return (h, coarse, fine), audio.join_bytes(coarse, fine)
+      y_fine, fine = half(1, h, g_BxG, x, uniform_fine, context)
+      h_new = jnp.concatenate([y_coarse, y_fine], axis=1)
+      if live is not None:
+        h_new = jnp.where(live[:, None], h_new, h)
+        silent = audio.split_bytes(jnp.zeros((), jnp.int16))
+        coarse, fine = (jnp.where(live, b, s) for b, s in
+                        zip((coarse, fine), silent, strict=True))
+      return (h_new, coarse, fine), audio.join_bytes(coarse, fine)
 
-    carry = (state['h'], *audio.split_bytes(state['sample']))
-    (h, _, _), pcm_TxB = lax.scan(body, carry, (x_TxBxH, uniform_Tx2xB))
-    return pcm_TxB.T, {'h': h, 'sample': pcm_TxB[-1], 'index': state['index'] + samples}
+    return lax.scan(body, carry, (x_TxBxH, uniform_Tx2xB, context_TxBxC, live_TxB))
 
   def recurrent(self, params):
     """R = [R_u, R_r, R_e], HxG, in the type of the products."""
@@ -179,6 +233,10 @@ class WaveRNN:
         params['conditioning'], mel_BxFxM, coarse_TxB.shape[0] - 1, self.config, self.mel)
     bytes_TxBx3 = audio.scale_byte(
         jnp.stack([coarse_TxB[:-1], fine_TxB[:-1], coarse_TxB[1:]], axis=-1))
+    return self.add_bytes(params, x_TxBxH, bytes_TxBx3, input_noise)
+
+  def add_bytes(self, params, x_TxBxH, bytes_TxBx3, input_noise=None):
+    """Gate inputs with the contributions of c_{t−1}, f_{t−1}, c_t, scaled."""
     if input_noise is not None:
       bytes_TxBx3 = bytes_TxBx3 + input_noise
     bytes_TxBx3 = bytes_TxBx3.astype(x_TxBxH[0].dtype)
@@ -193,11 +251,26 @@ class WaveRNN:
         jnp.split(params['previous'], 3, axis=1), coarse_3xH, strict=True)]
 
 
+def _beside(y, context):
+  """Inputs of an output layer: its half of the state, then the context if there is one."""
+  return y if context is None else jnp.concatenate([y, context], axis=-1)
+
+
+def _halves(h, context):
+  """Inputs of the coarse and of the fine output layer."""
+  return [_beside(y, context) for y in jnp.split(h, 2, axis=-1)]
+
+
 def _add_bytes(x, weights, *drawn_B):
   """Gate inputs BxH with the contributions of drawn bytes, weights[gate][k] each."""
   scaled = [audio.scale_byte(byte)[:, None] for byte in drawn_B]
   return tuple(v + sum(s * w[k] for k, s in enumerate(scaled))
                for v, w in zip(x, weights, strict=True))
+
+
+def parameters(module: nnx.Module):
+  """The parameters of a module as a nested dict of arrays."""
+  return _string_keys(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
 
 
 def _string_keys(tree):

@@ -80,6 +80,8 @@ def config(found: dict, tensors: int) -> config_lib.Config:
   model = values.model
   bounds = {'units': (model.units, _SIZES), 'projection': (model.projection, _SIZES),
             'channels': (model.channels, _SIZES), 'kernel': (model.kernel, _SIZES),
+            'context_channels': (model.context_channels, _SIZES),
+            'context_kernel': (model.context_kernel, _SIZES),
             'layers': (model.layers, tensors), 'bands': (mel.bands, _SIZES),
             'n_fft': (mel.n_fft, _MAX_FFT),
             'block_frames': (values.evaluation.block_frames, _SIZES)}

@@ -31,26 +31,44 @@ class Sampler:
     self.block_frames = block_frames
     self._temperatures = np.asarray(temperatures, np.float32)
     self._sample = backend.jit(functools.partial(
-        model.sample, samples=block_frames * model.mel.hop))
+        model.sample, samples=block_frames * model.mel.hop), donate_argnums=1)
 
   @property
   def lookahead(self) -> int:
     """Frames after a block that must be known before it is made."""
     return self.model.context
 
+  @property
+  def latency(self) -> float:
+    """Seconds of audio whose mel a stream must know before its first sample comes."""
+    mel = self.model.mel
+    frames = self.block_frames + self.lookahead
+    return (frames * mel.hop + self.model.delay) / mel.sample_rate
+
   def initial_state(self, batch: int):
-    return self.model.initial_state(batch)
+    return self.model.sampling_state(batch)
 
   def warm_up(self, batch: int) -> None:
     """Compiles for a batch size, so that the first block is as fast as the rest."""
-    mel = self.model.mel
-    frames = np.zeros((batch, self.block_frames + 2 * self.lookahead, mel.bands), np.float32)
-    self.next_block(self.initial_state(batch), frames, draw.keys(0, range(batch)))
+    before, after = _around(self)
+    frames = before + self.block_frames + after
+    mel_BxFxM = np.zeros((batch, frames, self.model.mel.bands), np.float32)
+    self.next_block(self.initial_state(batch), mel_BxFxM, draw.keys(0, range(batch)))
 
   def next_block(self, state, mel_BxFxM, keys_Bx2):
-    """(int16 B x block·hop, next state) from block frames and the context around them."""
+    """(int16 B x block·hop, next state) from block frames and those around them.
+
+    These are `model.lag` + `lookahead` frames before and `lookahead` after; the
+    samples are those of `model.delay` samples ago. The given state is used up:
+    its memory is the next one's.
+    """
     pcm, state = self._sample(self.params, state, mel_BxFxM, keys_Bx2, self._temperatures)
     return np.asarray(pcm), state
+
+
+def _around(sampler) -> tuple[int, int]:
+  """Frames before and after those of a block that it takes."""
+  return sampler.model.lag + sampler.lookahead, sampler.lookahead
 
 
 def stream(params, mel_chunks, *, model, seed: int = 0, utterance: int = 0,
@@ -67,11 +85,12 @@ def stream(params, mel_chunks, *, model, seed: int = 0, utterance: int = 0,
     seed, utterance: with the sample index they determine every draw.
     temperatures: of the coarse and the fine byte.
     block_frames: frames made at a time. Latency: block_frames + model.context
-      frames.
+      frames and model.delay samples; model.delay is 0 but for subscale models,
+      whose first lane is ahead of the last.
 
   Yields:
-    int16 arrays of block_frames · hop samples, the last one shorter; F · hop
-    samples in all.
+    int16 arrays of block_frames · hop samples, the last one shorter, and after
+    a delay also the first; F · hop samples in all.
   """
   sampler = Sampler(model, params, temperatures, block_frames)
   yield from stream_blocks(sampler, mel_chunks, draw.keys(seed, [utterance]))
@@ -79,23 +98,28 @@ def stream(params, mel_chunks, *, model, seed: int = 0, utterance: int = 0,
 
 def stream_blocks(sampler: Sampler, mel_chunks, keys_1x2):
   """`stream` with a sampler that may serve many streams."""
-  mel, context, block = sampler.model.mel, sampler.lookahead, sampler.block_frames
-  floor = np.full((context, mel.bands), audio.mel_floor(mel), np.float32)
-  waiting = floor  # context before the next block, then frames not yet sounded
-  state = sampler.initial_state(1)
+  model, block, (before, after) = sampler.model, sampler.block_frames, _around(sampler)
+  floor = np.full((before, model.mel.bands), audio.mel_floor(model.mel), np.float32)
+  waiting = floor  # what is before the next block, then frames not yet used
+  state, window, frames = sampler.initial_state(1), before + block + after, 0
+  start, step = -model.delay, block * model.mel.hop  # of the next block's samples
   for chunk in mel_chunks:
-    waiting = np.concatenate([waiting, audio_frames(chunk, mel)])
-    while len(waiting) >= block + 2 * context:
-      pcm, state = sampler.next_block(state, waiting[None, :block + 2 * context], keys_1x2)
-      waiting = waiting[block:]
-      yield pcm[0]
-  while len(waiting) > context:
-    remaining = len(waiting) - context
-    missing = max(0, block + context - remaining)
-    padded = np.concatenate([waiting, np.repeat(floor[:1], missing, axis=0)])
-    pcm, state = sampler.next_block(state, padded[None, :block + 2 * context], keys_1x2)
-    waiting = waiting[block:]
-    yield pcm[0, :remaining * mel.hop]
+    waiting = np.concatenate([waiting, audio_frames(chunk, model.mel)])
+    frames += len(chunk)
+    while len(waiting) >= window:
+      pcm, state = sampler.next_block(state, waiting[None, :window], keys_1x2)
+      waiting, start = waiting[block:], start + step
+      if start > 0:
+        yield pcm[0, max(0, step - start):]
+  total = frames * model.mel.hop
+  state = model.ended(state, np.array([total]))
+  while frames and start < total:
+    missing = np.repeat(floor[:1], max(0, window - len(waiting)), axis=0)
+    padded = np.concatenate([waiting, missing])
+    pcm, state = sampler.next_block(state, padded[None, :window], keys_1x2)
+    waiting, start = waiting[block:], start + step
+    if start > 0:
+      yield pcm[0, max(0, step - start):step - max(0, start - total)]
 
 
 def audio_frames(chunk, mel) -> np.ndarray:
@@ -124,18 +148,19 @@ def synthesize(sampler: Sampler, mels, keys_Bx2, progress=lambda samples: None):
   Returns:
     List of int16 arrays of F · hop samples.
   """
-  mel, context, block = sampler.model.mel, sampler.lookahead, sampler.block_frames
-  frames = [len(m) for m in mels]
-  blocks = -(-max(frames) // block)
-  padded = np.full((len(mels), blocks * block + 2 * context, mel.bands),
-                   audio.mel_floor(mel), np.float32)
+  model, block, (before, after) = sampler.model, sampler.block_frames, _around(sampler)
+  samples, step = np.array([len(m) for m in mels]) * model.mel.hop, block * model.mel.hop
+  blocks = -(-(samples.max() + model.delay * samples.any()) // step)
+  padded = np.full((len(mels), before + blocks * block + after, model.mel.bands),
+                   audio.mel_floor(model.mel), np.float32)
   for lane, m in enumerate(mels):
-    padded[lane, context:context + len(m)] = m
-  state, pieces = sampler.initial_state(len(mels)), []
+    padded[lane, before:before + len(m)] = m
+  state, pieces = model.ended(sampler.initial_state(len(mels)), samples), []
   for b in range(blocks):
-    window = padded[:, b * block:(b + 1) * block + 2 * context]
+    window = padded[:, b * block:before + (b + 1) * block + after]
     pcm, state = sampler.next_block(state, window, keys_Bx2)
     pieces.append(pcm)
-    progress(sum(min(block, max(0, f - b * block)) for f in frames) * mel.hop)
+    ends = np.clip([b * step - model.delay, (b + 1) * step - model.delay], 0, samples[:, None])
+    progress(int((ends[:, 1] - ends[:, 0]).sum()))
   joined = np.concatenate([np.zeros((len(mels), 0), np.int16), *pieces], axis=1)
-  return [joined[lane, :f * mel.hop] for lane, f in enumerate(frames)]
+  return [joined[lane, model.delay:model.delay + n] for lane, n in enumerate(samples)]

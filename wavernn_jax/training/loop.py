@@ -80,9 +80,8 @@ class _Run:
     self.replicated = NamedSharding(mesh, PartitionSpec())
     self.split = NamedSharding(mesh, PartitionSpec('data'))
     crop = config.train.crop
-    shape = data.CropShape(crop, self.model.frames(crop), self.model.context)
     self.batches = data.crop_batches(
-        train_set, shape, config.mel, config.train.batch,
+        train_set, data.crop_shape(self.model, crop), config.mel, config.train.batch,
         config.train.seed, config.data.workers)
     self.checkpoints = checkpoints.Checkpoints(workdir, config.train.keep)
     if self.checkpoints.latest() is None:

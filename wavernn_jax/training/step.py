@@ -56,12 +56,12 @@ def crop_loss(model, params, batch, config: Config, noise_key):
   `config.train.burn_in` samples, which suffer from that, carry no loss.
   """
   pcm, mel_BxFxM = data.crop_inputs(batch, config.mel)
-  state = model.initial_state(len(pcm)) | {'sample': pcm[:, 0]}
+  state = model.crop_state(pcm[:, :model.past])
   noise = None
   if config.train.input_noise:
-    shape = (pcm.shape[1] - 1, len(pcm), 3)
+    shape = (config.train.crop, len(pcm), 3)
     noise = config.train.input_noise * jax.random.normal(noise_key, shape)
-  parts = model.loss(params, state, pcm[:, 1:], mel_BxFxM, config.train.burn_in, noise)
+  parts = model.loss(params, state, pcm[:, model.past:], mel_BxFxM, config.train.burn_in, noise)
   return sum(parts.values()), {f'nll_{byte}': value for byte, value in parts.items()}
 
 

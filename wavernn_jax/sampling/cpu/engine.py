@@ -24,7 +24,9 @@ _UNITS, _PROJECTION = 32, 16  # multiples that the kernels need
 
 def fits(config: Config) -> bool:
   """Whether the sampler can run a model."""
-  return config.model.units % _UNITS == 0 and config.model.projection % _PROJECTION == 0
+  model = config.model
+  return (model.kind == 'wavernn' and model.units % _UNITS == 0
+          and model.projection % _PROJECTION == 0)
 
 
 class Sampler:
@@ -47,9 +49,10 @@ class Sampler:
     """
     if not fits(export.config):
       raise InputError(
-          f'--engine=cpu: found a model of {export.config.model.units} units and projection '
-          f'{export.config.model.projection}, expected multiples of {_UNITS} and '
-          f'{_PROJECTION}; use --engine=scan.')
+          f'--engine=cpu: found a {export.config.model.kind} model of '
+          f'{export.config.model.units} units and projection {export.config.model.projection}, '
+          f'expected kind wavernn and multiples of {_UNITS} and {_PROJECTION}; use '
+          '--engine=scan.')
     self.model = models.build(export.config)
     self.block_frames = block_frames
     self.threads = threads or _cores()

@@ -1,0 +1,38 @@
+"""Subscale WaveRNN (§4) on a corpus of speech: S samples a step.
+
+    python launch.py --mode=train --config=experiments/configs/subscale.py:small \
+        --config.data.dir=DIR --workdir=RUN
+
+Variants: `x16` (the paper's 1024 units and 16 lanes; needs an accelerator),
+`small` (16 lanes beside dense.py:small: its width, updates and samples an
+update) and `tiny` (4 lanes, seconds on a CPU, for tests).
+
+A lane of the dense model's 960-sample crops would have 60 positions, fewer than
+the horizon of 64; crops are four times as long and batches a quarter.
+"""
+
+from experiments.configs import dense
+from wavernn_jax import config
+from wavernn_jax.errors import InputError
+
+
+def get_config(variant: str = 'x16') -> config.Config:
+  if variant == 'x16':
+    return config.Config(
+        model=config.ModelConfig(kind='subscale', units=1024, projection=512, lanes=16,
+                                 horizon=64),
+        train=config.TrainConfig(batch=8, crop=3_840, burn_in=240))
+  if variant == 'small':
+    result = dense.get_config('small')
+    result.model = config.ModelConfig(kind='subscale', units=192, projection=128, lanes=16,
+                                      horizon=64, context_channels=64)
+    result.train.batch, result.train.crop, result.train.burn_in = 8, 3_840, 240
+    return result
+  if variant == 'tiny':
+    result = dense.get_config('tiny')
+    result.model = config.ModelConfig(
+        kind='subscale', units=16, projection=16, channels=8, layers=1, lanes=4, horizon=8,
+        context_layers=3, context_channels=8, context_kernel=3, context_block=25)
+    return result
+  raise InputError(
+      f'subscale.py: variant {variant!r} is unknown; expected x16, small or tiny.')

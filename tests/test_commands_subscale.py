@@ -1,0 +1,101 @@
+"""A subscale run through the commands of every model: stop, resume, evaluate, synthesise."""
+
+import json
+import pathlib
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.configs import subscale
+from wavernn_jax import audio, commands, models
+from wavernn_jax.errors import InputError
+from wavernn_jax.sampling import scan
+from wavernn_jax.training import checkpoints, journal, loop, workdir as workdir_lib
+
+TEST = commands.DEMO_SPEECH / 'test'
+STEPS, STOP = 6, 3
+
+
+def _config():
+  config = subscale.get_config('tiny')
+  config.data.dir = str(commands.DEMO_SPEECH)
+  config.train.steps, config.train.eval_every, config.train.log_every = STEPS, STEPS, 1
+  config.evaluation.free_running = 1
+  return config
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+  """Two runs: one stopped by a signal and gone on with, and one undisturbed."""
+  torn, whole = tmp_path_factory.mktemp('torn'), tmp_path_factory.mktemp('whole')
+  log = loop._Run._log
+  def stop(run, metrics, progress):
+    log(run, metrics, progress)
+    if run.step == STOP:
+      signal.raise_signal(signal.SIGTERM)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(loop._Run, '_log', stop)
+    assert commands.train(_config(), str(torn))['step'] == STOP
+  for folder in (torn, whole):
+    assert commands.train(_config(), str(folder))['step'] == STEPS
+  return torn, whole
+
+
+def test_a_run_goes_on_as_if_it_had_not_been_stopped(runs):
+  curves = [[{k: v for k, v in row.items() if k != 'samples_per_second'}
+             for row in journal.read_rows(run / 'metrics.jsonl')] for run in runs]
+  assert curves[0] == curves[1]
+  assert [row['step'] for row in curves[0] if 'nll' in row] == list(range(1, STEPS + 1))
+  jax.tree.map(np.testing.assert_array_equal, *(checkpoints.load_weights(r) for r in runs))
+
+
+def test_evaluation_reports_every_lane(runs):
+  result = commands.evaluate(str(runs[0]), 'test')
+  assert len(result['nll_lanes']) == 4
+  assert np.mean(result['nll_lanes']) == pytest.approx(result['nll'], rel=1e-4)
+  assert result['nll'] == pytest.approx(result['nll_coarse'] + result['nll_fine'], rel=1e-9)
+  assert json.loads((runs[0] / 'evaluation_test.json').read_text()) == result
+  assert result['free_running']['length_error_seconds'] == 0
+
+
+def test_a_folder_a_file_a_stream_and_an_export_sound_alike(runs, tmp_path):
+  run, file = str(runs[0]), sorted(TEST.glob('*.flac'))[0]
+  commands.synthesize(run, str(TEST), str(tmp_path / 'folder'))
+  commands.synthesize(run, str(file), str(tmp_path / 'one'))
+  commands.export(run, str(tmp_path / 'x.safetensors'), weights='float32')
+  result = commands.synthesize('', str(file), str(tmp_path / 'export'),
+                               model=str(tmp_path / 'x.safetensors'))
+  assert result['engine'] == 'scan'
+  lengths = {p.stem: len(audio.read_audio(p, 24_000)) for p in TEST.glob('*.flac')}
+  made = {p.stem: audio.read_audio(p, 24_000) for p in (tmp_path / 'folder').glob('*.wav')}
+  assert {name: len(pcm) for name, pcm in made.items()} == lengths
+  config = workdir_lib.read_config(run)
+  mel = audio.utterance_log_mel(audio.read_audio(file, 24_000), config.mel)
+  streamed = np.concatenate(list(scan.stream(
+      checkpoints.load_weights(run), np.array_split(mel, 7), model=models.build(config),
+      utterance=commands.synthesis.Source(file.stem, mel, 0).utterance)))
+  for folder in ('one', 'export'):
+    pcm = audio.read_audio(tmp_path / folder / f'{file.stem}.wav', 24_000)
+    np.testing.assert_array_equal(streamed[:len(pcm)], pcm)
+  assert (made[file.stem] == pcm).mean() > 0.99  # another batch size rounds otherwise
+
+
+def test_the_cpu_engine_says_that_it_cannot(runs, tmp_path):
+  with pytest.raises(InputError, match='--engine=cpu: found a subscale model'):
+    commands.synthesize(str(runs[0]), str(TEST), str(tmp_path), engine='cpu')
+
+
+@pytest.mark.parametrize('variant', ['x16', 'small', 'tiny'])
+def test_every_variant_is_possible_and_keeps_what_it_shares_with_dense(variant):
+  config = subscale.get_config(variant)
+  commands.config_lib.check(config)
+  assert config.model.kind == 'subscale'
+  assert config.train.batch * config.train.crop in (32 * 960, 4 * 300)
+  assert pathlib.Path(subscale.__file__).read_text().count(f'`{variant}`') == 1
+
+
+def test_an_unknown_variant_is_named():
+  with pytest.raises(InputError, match="'x17' is unknown; expected x16, small or tiny"):
+    subscale.get_config('x17')

@@ -1,0 +1,157 @@
+"""§4 batched sampling against a slow reference, lane after lane; streams and delays."""
+
+import functools
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from random_models import MEL, build, parameters
+
+from wavernn_jax import audio, draw, likelihood
+from wavernn_jax.models import wavernn
+from wavernn_jax.sampling import scan
+
+FRAMES = 11  # of the stream that is cut; no multiple of a block
+BLOCK = 4  # frames
+
+
+def log_mel(frames, seed=0):
+  rng = np.random.default_rng(seed)
+  return rng.uniform(audio.mel_floor(MEL), 1, (frames, MEL.bands)).astype(np.float32)
+
+
+@functools.cache
+def sampler(block=BLOCK, temperatures=(1.0, 1.0), **fields):
+  model = build(**fields)
+  return scan.Sampler(model, parameters(model), temperatures, block)
+
+
+def joined(chunks):
+  return np.concatenate([np.zeros(0, np.int16), *chunks])
+
+
+@functools.cache
+def whole(frames=FRAMES, block=BLOCK, seed=0, utterance=0, **fields):
+  made = scan.synthesize(sampler(block, **fields), [log_mel(frames)], draw.keys(seed, [utterance]))
+  return made[0]
+
+
+def lane_after_lane(model, params, mel_FxM, key_2, temperatures=(1.0, 1.0)):
+  """The samples of one utterance, drawn one at a time from the logits of `nats`' path.
+
+  Lane 0 is drawn to its end before lane 1 begins; what is not drawn is silent,
+  and no logit that is used depends on it.
+  """
+  samples = len(mel_FxM) * model.mel.hop
+  padded = np.full((1, model.frames(samples), model.mel.bands), audio.mel_floor(model.mel))
+  padded[0, model.context:model.context + len(mel_FxM)] = mel_FxM
+
+  @jax.jit
+  def logits(pcm_T):
+    pcm_1xN = jnp.pad(pcm_T, (0, model.ahead))[None]
+    h, _, seen = model._run(params, model.initial_state(1), pcm_1xN, jnp.float32(padded))
+    seen = jnp.zeros((*h.shape[:-1], 0)) if seen is None else seen
+    return [likelihood.layer_logits(params['outputs'][b], jnp.concatenate([y, seen], -1))[:, :, 0]
+            for b, y in zip(wavernn.BYTES, jnp.split(h, 2, axis=-1), strict=True)]
+
+  pick = jax.jit(draw.categorical)
+  uniform_Tx2 = draw.uniforms(key_2[None], np.zeros(1, np.uint32), samples)[..., 0]
+  pcm = np.zeros(samples, np.int16)
+  for lane in range(model.lanes):
+    for t in range(lane, samples, model.lanes):
+      drawn = []
+      for byte in (0, 1):
+        row = logits(jnp.array(pcm))[byte][t // model.lanes, lane]
+        drawn.append(pick(row[None], uniform_Tx2[t, byte][None], temperatures[byte]))
+        coarse, fine = (*drawn, jnp.zeros(1, jnp.int32))[:2]
+        pcm[t] = audio.join_bytes(np.asarray(coarse), np.asarray(fine))[0]
+  return pcm
+
+
+# Samples
+
+
+@pytest.mark.parametrize('fields', [
+    {}, {'lanes': 2, 'horizon': 0, 'context_block': 4}, {'horizon': 1, 'context_block': 1}])
+def test_all_lanes_in_one_scan_draw_what_lane_after_lane_draws(fields):
+  made = whole(7, **fields)
+  model = sampler(**fields).model
+  expected = lane_after_lane(model, sampler(**fields).params, log_mel(7), draw.keys(0, [0])[0])
+  np.testing.assert_array_equal(made, expected)
+  assert len(np.unique(made)) > 0.7 * len(made)
+
+
+def test_one_lane_draws_the_samples_of_the_plain_model():
+  fields = {'lanes': 1, 'horizon': 0}
+  plain = build(kind='wavernn', **fields)
+  expected = scan.synthesize(
+      scan.Sampler(plain, sampler(**fields).params, block_frames=BLOCK), [log_mel(FRAMES)],
+      draw.keys(0, [0]))[0]
+  np.testing.assert_array_equal(whole(**fields), expected)
+
+
+@pytest.mark.parametrize('fields', [{'context_block': 1}, {'context_block': 4}, {'block': 2}])
+def test_blocks_of_another_length_change_no_sample(fields):
+  np.testing.assert_array_equal(whole(**fields), whole())
+
+
+def test_temperature_0_needs_no_random_numbers():
+  cold = [scan.synthesize(sampler(temperatures=(0.0, 0.0)), [log_mel(5)], draw.keys(s, [0]))[0]
+          for s in (1, 2)]
+  np.testing.assert_array_equal(*cold)
+  assert not np.array_equal(cold[0], whole(5))
+
+
+# Utterances and streams
+
+
+@pytest.mark.parametrize('frames', [1, 2, BLOCK, BLOCK + 1])
+def test_an_utterance_shorter_than_the_delay_is_the_same_alone_and_in_a_batch(frames):
+  assert frames * MEL.hop < sampler().model.delay
+  lengths = [frames, FRAMES, 0]
+  found = scan.synthesize(sampler(), [log_mel(n) for n in lengths], draw.keys(0, [0, 0, 0]))
+  assert [len(pcm) for pcm in found] == [n * MEL.hop for n in lengths]
+  np.testing.assert_array_equal(found[0], whole(frames))
+  np.testing.assert_array_equal(found[1], whole())
+
+
+def test_progress_adds_up_to_the_samples_made():
+  lengths, made = [5, 1, FRAMES], []
+  scan.synthesize(sampler(), [log_mel(n) for n in lengths], draw.keys(0, range(3)), made.append)
+  assert sum(made) == sum(lengths) * MEL.hop and all(m >= 0 for m in made)
+
+
+@hypothesis.given(frames=st.integers(0, FRAMES), cuts=st.lists(st.integers(0, FRAMES), max_size=8))
+@hypothesis.example(frames=FRAMES, cuts=list(range(1, FRAMES)))
+@hypothesis.settings(max_examples=20, deadline=None)
+def test_a_stream_is_the_whole_utterance_however_it_is_cut(frames, cuts):
+  chunks = np.split(log_mel(FRAMES)[:frames], sorted(min(c, frames) for c in cuts))
+  found = list(scan.stream_blocks(sampler(), chunks, draw.keys(0, [0])))
+  assert all(0 < len(c) <= BLOCK * MEL.hop for c in found)
+  assert joined(found).dtype == np.int16
+  np.testing.assert_array_equal(joined(found), whole(frames) if frames else [])
+
+
+def test_audio_comes_with_the_latency_that_is_documented():
+  """block_frames + model.context frames and model.delay samples, and no later."""
+  model, frames, given = sampler().model, 40, []
+  def chunks():
+    for frame in log_mel(frames):
+      given.append(frame)
+      yield frame[None]
+  assert model.delay == (4 - 1) * (3 + 2) * 4 and model.lag == model.delay / MEL.hop
+  received = 0
+  for chunk in scan.stream_blocks(sampler(), chunks(), draw.keys(0, [0])):
+    if len(given) < frames:
+      known = len(given) * MEL.hop
+      assert received >= known - model.delay - (BLOCK + model.context) * MEL.hop
+    received += len(chunk)
+  assert received == frames * MEL.hop
+
+
+def test_a_block_that_lanes_and_context_blocks_do_not_divide_is_an_error():
+  with pytest.raises(ValueError, match='block of 12 samples.*multiple of lanes.*= 8'):
+    whole(block=3)

@@ -1,0 +1,189 @@
+"""§4, the context of a lane: a masked dilated CNN over the lanes drawn before it.
+
+At position i, lane s sees the samples x[S·k + z] of the lanes z < s at positions
+k ≤ i + F. The mask is on the connections of the first layer:
+
+    x_0[i, s] = e_s + Σ_z<s Σ_κ (W_κ,s−z + V_κ,s,z) x[S·(i + κ) + z]
+    x_l[i, s] = x_l−1[i] + relu(A_l [x_l−1[i − d_l], x_l−1[i], x_l−1[i + f_l]] + a_l)
+
+with d_l = 1, 2, 4, .. and f_l chosen so that the last layer reaches exactly F
+positions ahead. W belongs to distances in time and is shared by all lanes, V is
+a lane's own correction, e the lane embedding; no weight is ever masked away.
+The residual path carries x_0, which is linear in the nearest samples, their
+coarse and fine bytes apart and so exact to 16 bits, to the gates and outputs.
+Further back than the network reaches (`past` positions) a lane is heard through
+the recurrent state, which has seen the context of all earlier positions.
+
+All convolutions are 'valid'. `features` runs them over a window of samples,
+`block_features` over what is new, with cached activations; both give the same.
+"""
+
+import dataclasses
+import math
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wavernn_jax import likelihood
+from wavernn_jax.config import ModelConfig
+from wavernn_jax.models.wavernn import COARSE_GAIN
+
+
+INPUTS = 3  # of the network for each sample that it hears
+
+
+@dataclasses.dataclass(frozen=True)
+class Reach:
+  """Which positions the layers see: the first i − near .. i + near_ahead, the
+  others i − d and i + f for (d, f) in `dilations`."""
+
+  near: int
+  near_ahead: int
+  dilations: tuple[tuple[int, int], ...]
+
+  @property
+  def past(self) -> int:
+    """Positions before its own that an output depends on."""
+    return self.near + sum(d for d, _ in self.dilations)
+
+  @property
+  def ahead(self) -> int:
+    """Positions after its own that an output depends on: F."""
+    return self.near_ahead + sum(f for _, f in self.dilations)
+
+
+def reach(config: ModelConfig) -> Reach:
+  """The reach of a configuration. F is halved from the last layer down, so that
+  no position within it is left out."""
+  near = config.context_kernel // 2
+  near_ahead = min(near, config.horizon)
+  left, steps = config.horizon - near_ahead, []
+  for _ in range(config.context_layers):
+    steps.append(math.ceil(left / 2))
+    left -= steps[-1]
+  dilations = tuple((2**layer, f) for layer, f in enumerate(reversed(steps)))
+  return Reach(near, near_ahead, dilations)
+
+
+class Context(nnx.Module):
+  """Parameters of the network, from the bytes of all lanes to C channels a lane."""
+
+  def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+    lanes, channels, r = config.lanes, config.context_channels, reach(config)
+    taps = r.near + 1 + r.near_ahead
+    normal = nnx.initializers.normal(0.05)
+    self.distances = nnx.Param(normal(rngs.params(), (taps, lanes - 1, INPUTS, channels)))
+    self.pairs = nnx.Param(jnp.zeros((taps, lanes * (lanes - 1) // 2, INPUTS, channels)))
+    self.embedding = nnx.Param(
+        nnx.initializers.normal(0.3)(rngs.params(), (lanes, channels)))
+    # The residual sum keeps its scale however many layers add to it.
+    small = nnx.initializers.variance_scaling(
+        1 / max(1, config.context_layers), 'fan_in', 'normal')
+    self.layers = nnx.List([
+        nnx.Linear(3 * channels, channels, kernel_init=small, rngs=rngs) for _ in r.dilations])
+    self.gates = nnx.Linear(channels, 3 * config.units, use_bias=False, rngs=rngs)
+
+
+def hear(bytes_Nx2):
+  """Inputs of the network [..., 3] from scaled bytes [..., 2]: them and the level."""
+  coarse, fine = bytes_Nx2[..., 0], bytes_Nx2[..., 1]
+  value = 127.5 * (256 * coarse + fine) - 0.5  # of 16 bits
+  level = jnp.sign(value) * jnp.log1p(jnp.abs(value)) / 4
+  return jnp.stack([coarse, fine, level], axis=-1)
+
+
+def first_kernel(params, config: ModelConfig):
+  """W + V with the mask: KxSx2xSxC, from tap, lane heard and byte to lane and channel."""
+  heard, lane = np.indices((config.lanes, config.lanes))
+  visible = (heard < lane)[None, ..., None, None]
+  distance = np.where(heard < lane, lane - heard - 1, 0)
+  pair = np.where(heard < lane, lane * (lane - 1) // 2 + heard, 0)
+  kernel = params['distances'][:, distance] + params['pairs'][:, pair]
+  kernel = jnp.where(visible, kernel, 0) * jnp.asarray([[COARSE_GAIN], [1], [1]], kernel.dtype)
+  return kernel.transpose(0, 1, 3, 2, 4)
+
+
+def first_layer(params, bytes_NxBxSx2, config: ModelConfig):
+  """x_0 of all lanes, NxSxBxC with N less `near` and `near_ahead`, from scaled bytes."""
+  taps = _windows(hear(bytes_NxBxSx2), len(params['distances']))
+  return _first(params, 'nbkzy,kzysc->nsbc', taps, config)
+
+
+def first_layer_apart(params, bytes_NxSxBxSx2, config: ModelConfig):
+  """`first_layer` of lanes that are at other positions: each has its own bytes."""
+  taps = _windows(hear(bytes_NxSxBxSx2), len(params['distances']))
+  return _first(params, 'nsbkzy,kzysc->nsbc', taps, config)
+
+
+def _windows(x, taps: int):
+  """x[n], x[n + 1], .. side by side, before the last two axes."""
+  n = len(x) - taps + 1
+  return jnp.stack([x[k:k + n] for k in range(taps)], axis=-3)
+
+
+def _first(params, equation: str, taps, config: ModelConfig):
+  # Full precision on every backend: fewer bits than float32's would lose the fine byte.
+  x = jnp.einsum(equation, taps, first_kernel(params, config), precision='highest')
+  return x + params['embedding'][:, None]
+
+
+def layer(params, x_NxSxBxC, past: int, ahead: int, compute_dtype: str):
+  """One residual layer; its output is N less `past` and `ahead` positions long."""
+  n = len(x_NxSxBxC) - past - ahead
+  middle = x_NxSxBxC[past:past + n]
+  taps = jnp.concatenate([x_NxSxBxC[:n], middle, x_NxSxBxC[past + ahead:]], axis=-1)
+  return middle + jax.nn.relu(likelihood.linear(params, taps, compute_dtype))
+
+
+def features(params, bytes_NxBxSx2, config: ModelConfig):
+  """Context of every lane at positions past .. N − ahead of a window, IxSxBxC."""
+  x = first_layer(params, bytes_NxBxSx2, config)
+  for i, (past, ahead) in enumerate(reach(config).dilations):
+    x = layer(params['layers'][str(i)], x, past, ahead, config.compute_dtype)
+  return x
+
+
+def silence(params, bytes_2, config: ModelConfig):
+  """Inputs 1xSx1xC of every layer after the first while all samples are silent.
+
+  What the layers hold before an utterance begins.
+  """
+  taps = len(params['distances'])
+  x = first_layer(params, jnp.broadcast_to(bytes_2, (taps, 1, config.lanes, 2)), config)
+  inputs = []
+  for i, (past, ahead) in enumerate(reach(config).dilations):
+    inputs.append(x)
+    x = layer(params['layers'][str(i)], jnp.repeat(x, past + ahead + 1, axis=0), past, ahead,
+              config.compute_dtype)
+  return inputs
+
+
+def block_features(params, caches, bytes_NxSxBxSx2, config: ModelConfig):
+  """Context of the next L positions of each lane from the samples that are new to it.
+
+  Args:
+    params: of the network.
+    caches: for each layer after the first the last inputs that it will need
+      again, past + ahead positions of `reach`.
+    bytes_NxSxBxSx2: the first layer's window of each lane, near + near_ahead +
+      L positions that end F after the lane's block.
+    config: of the model.
+
+  Returns:
+    LxSxBxC and the next caches.
+  """
+  x, kept = first_layer_apart(params, bytes_NxSxBxSx2, config), []
+  for i, (past, ahead) in enumerate(reach(config).dilations):
+    x = jnp.concatenate([caches[i], x])
+    kept.append(x[len(x) - past - ahead:])
+    x = layer(params['layers'][str(i)], x, past, ahead, config.compute_dtype)
+  return x, kept
+
+
+def gate_inputs(params, context_IxSxBxC, config: ModelConfig):
+  """The context's addends of the gate inputs: three arrays IxSxBxH."""
+  kernels = jnp.split(params['gates']['kernel'], 3, axis=1)
+  dtype = likelihood.product_dtype(kernels[0], config.compute_dtype)
+  return tuple(likelihood.product(context_IxSxBxC, k.astype(dtype)) for k in kernels)
