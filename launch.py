@@ -19,6 +19,7 @@ from ml_collections import config_flags
 
 from wavernn_jax import commands
 from wavernn_jax.errors import InputError
+from wavernn_jax.training import world
 
 _CONFIGS = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'experiments', 'configs')
 _MODE = flags.DEFINE_enum(
@@ -41,6 +42,10 @@ _SPARSE_ONLY = flags.DEFINE_bool('sparse_only', False, 'Refuse to export an unpr
 _COARSE = flags.DEFINE_float('temperature_coarse', 1.0, 'Of the coarse byte.')
 _FINE = flags.DEFINE_float('temperature_fine', 1.0, 'Of the fine byte.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the draws.', 0, 2**32 - 1)
+_COORDINATOR = flags.DEFINE_string(
+    'coordinator', None, 'To train in several processes: HOST:PORT of process 0, or auto.')
+_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many train together.', 1)
+_PROCESS = flags.DEFINE_integer('process_id', None, 'The index of this one, from 0 on.', 0)
 _BATCH = flags.DEFINE_integer('batch', 16, 'Utterances synthesised at a time.', 1)
 
 
@@ -51,6 +56,7 @@ def main(argv):
     case 'demo':
       commands.demo(_CONFIG.value, _WORKDIR.value)
     case 'train':
+      world.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
       commands.train(_CONFIG.value, _WORKDIR.value, _MEL.value)
     case 'evaluate':
       commands.evaluate(_WORKDIR.value, _SPLIT.value, _DATA_DIR.value)
@@ -92,7 +98,7 @@ def run() -> None:
     app.run(main, flags_parser=_parse)
   except InputError as error:
     print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+    world.leave(2)
 
 
 if __name__ == '__main__':

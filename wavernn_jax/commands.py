@@ -11,7 +11,7 @@ from wavernn_jax.config import Config
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import evaluate as evaluation, metrics, pictures
 from wavernn_jax.sampling import cpu, export as export_lib, scan
-from wavernn_jax.training import checkpoints, journal, loop, workdir as workdir_lib
+from wavernn_jax.training import checkpoints, journal, loop, workdir as workdir_lib, world
 
 DEMO_SPEECH = pathlib.Path(__file__).parent / 'demo_speech'
 
@@ -29,6 +29,8 @@ def train(config: Config, workdir: str, mel_preset: str = '') -> dict:
       raise InputError(f'--mel={mel_preset} would undo --config.mel.…; give one of them.')
     config.mel = config_lib.mel_preset(mel_preset)
   step = loop.train(config, workdir)
+  if not world.is_first():
+    return {'step': step}
   rows = journal.read_rows(pathlib.Path(workdir) / 'metrics.jsonl')
   picture = pathlib.Path(workdir) / 'learning_curve.png'
   pictures.save(pictures.learning_curve(rows), picture)

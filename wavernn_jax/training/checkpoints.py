@@ -118,7 +118,7 @@ def load(workdir) -> dict:
   step = saved.best()
   if step is None:
     raise InputError(f'{workdir}: holds no complete checkpoint; train it first.')
-  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   state, _ = saved.restore(step_lib.abstract_state(models.build(config), config, here), step)
   saved.close()
   # A NaN would not stop a sampler: it would sound.
