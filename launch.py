@@ -25,7 +25,7 @@ _CONFIGS = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'experiments
 _MODE = flags.DEFINE_enum(
     'mode', 'demo', ['demo', 'train', 'evaluate', 'export', 'synthesize'], 'What to do.')
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', os.path.join(_CONFIGS, 'demo.py'), 'FILE.py:VARIANT, for train and demo.')
+    'config', os.path.join(_CONFIGS, 'demo.py'), 'FILE.py:VARIANT, for train.')
 _MEL = flags.DEFINE_string('mel', '', 'Named mel convention in place of --config.mel.')
 _WORKDIR = flags.DEFINE_string('workdir', 'runs/demo', 'Folder of the run.')
 _SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'valid', 'test'], 'To evaluate on.')
@@ -54,7 +54,8 @@ def main(argv):
     raise InputError(f'found the argument {argv[1]!r}; expected only flags, --name=value.')
   match _MODE.value:
     case 'demo':
-      commands.demo(_CONFIG.value, _WORKDIR.value)
+      _only_for_runs(_WORKDIR, flags.FLAGS['config'])
+      commands.demo(_OUTPUT.value or 'runs/demo')
     case 'train':
       world.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
       commands.train(_CONFIG.value, _WORKDIR.value, _MEL.value)
@@ -76,6 +77,12 @@ def _require(*holders):
   for flag in holders:
     if not flag.value:
       raise InputError(f'--{flag.name} is not set.')
+
+
+def _only_for_runs(*holders):
+  for flag in holders:
+    if flag.present:
+      raise InputError(f'--{flag.name} is of no use without --mode; give --mode=train to train.')
 
 
 def _parse(argv):

@@ -2,8 +2,12 @@
 
     python experiments/make_demo_speech.py [--output=wavernn_jax/demo_speech]
 
+    python experiments/make_demo_speech.py --output=DIR --more_texts=FILE
+
 Needs espeak-ng 1.51 on the PATH. The samples are a function of its version, the
-texts and the seed: run twice, they are the same.
+texts and the seed: run twice, they are the same. --more_texts adds a training
+sentence for each line of a file, in the same voices: the pretrained model was
+trained on such a folder beside kathleen24.
 """
 
 import argparse
@@ -86,9 +90,14 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   default = pathlib.Path(__file__).parents[1] / 'wavernn_jax' / 'demo_speech'
   parser.add_argument('--output', type=pathlib.Path, default=default)
-  output = parser.parse_args().output
+  parser.add_argument('--more_texts', type=pathlib.Path)
+  args = parser.parse_args()
+  output, splits = args.output, dict(TEXTS)
+  if args.more_texts:
+    more = [line.strip() for line in args.more_texts.read_text().splitlines()]
+    splits['train'] += tuple(text for text in more if text)
   rows = ['split\tfile\tvoice\ttext']
-  for split_index, (split, texts) in enumerate(TEXTS.items()):
+  for split_index, (split, texts) in enumerate(splits.items()):
     folder = output / split
     folder.mkdir(parents=True, exist_ok=True)
     seconds = 0.0

@@ -5,12 +5,15 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 from experiments.configs import demo, dense
-from wavernn_jax import audio, commands, mel_files, models
+from wavernn_jax import audio, commands, config as config_lib, mel_files, models
 from wavernn_jax.errors import InputError
+from wavernn_jax.evaluation import metrics
+from wavernn_jax.sampling import export
 from wavernn_jax.training import checkpoints, workdir as workdir_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -122,14 +125,35 @@ def test_evaluating_a_folder_that_is_no_run_names_it(tmp_path):
     commands.evaluate(str(tmp_path))
 
 
-def test_demo_leaves_audio_pictures_and_metrics(tmp_path):
-  result = commands.demo(demo.get_config('tiny'), str(tmp_path / 'demo'))
+def test_demo_speaks_held_out_sentences_with_the_bundled_model(tmp_path):
+  result = commands.demo(str(tmp_path / 'demo'))
   folder = pathlib.Path(result['folder'])
-  names = {p.stem for p in TEST.glob('*.flac')}
-  assert {p.stem for p in (folder / 'synthesis').glob('*.wav')} == names
-  assert {p.stem for p in folder.glob('*.png')} == names | {'learning_curve'}
-  rows = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
-  assert rows[-1]['step'] == demo.get_config('tiny').train.steps
+  targets = {p.stem: p for p in TEST.glob('*.flac')}
+  assert {p.stem for p in folder.glob('*.png')} == set(targets)
+  assert {p.stem for p in folder.glob('*.wav')} == set(targets)
+  for name, target in targets.items():
+    pair = _read(target), _read(folder / f'{name}.wav')
+    silence = metrics.compare(pair[0], np.zeros_like(pair[0]), config_lib.MelConfig())
+    found = metrics.compare(*pair, config_lib.MelConfig())
+    assert found['log_mel_l1'] < 0.5 * silence['log_mel_l1']  # it says that sentence
+  assert result['realtime_factor'] > 0
+
+
+def test_bundled_model_is_small_and_sparse():
+  packed = export.read(str(commands.PRETRAINED))
+  assert commands.PRETRAINED.stat().st_size < 2_000_000
+  assert packed.block == (16, 1)
+  dense_parameters = sum(leaf.size for leaf in jax.tree.leaves(
+      jax.eval_shape(lambda: models.build(packed.config).init(0))))
+  assert packed.parameters < 0.5 * dense_parameters
+  assert packed.config.mel == config_lib.MelConfig()
+
+
+def test_demo_config_trains_on_the_bundled_speech(tmp_path):
+  result = commands.train(demo.get_config('tiny'), str(tmp_path / 'run'))
+  assert result['step'] == demo.get_config('tiny').train.steps
+  assert np.isfinite(result['valid_nll'])
+  assert demo.get_config().data.dir == str(commands.DEMO_SPEECH)
 
 
 @pytest.mark.parametrize(('flags', 'reason'), [
@@ -139,6 +163,7 @@ def test_demo_leaves_audio_pictures_and_metrics(tmp_path):
      'units'),
     (['--mode=train', '--config=experiments/configs/dense.py:huge'], 'huge'),
     (['--mode=train', '--config=nowhere.py'], 'nowhere.py'),
+    (['--workdir=run'], '--mode=train'),
 ])
 def test_wrong_flags_are_one_clear_error(flags, reason):
   result = subprocess.run([sys.executable, 'launch.py', *flags], cwd=ROOT, text=True,

@@ -14,6 +14,7 @@ from wavernn_jax.sampling import cpu, export as export_lib, scan
 from wavernn_jax.training import checkpoints, journal, loop, workdir as workdir_lib, world
 
 DEMO_SPEECH = pathlib.Path(__file__).parent / 'demo_speech'
+PRETRAINED = pathlib.Path(__file__).parent / 'pretrained' / 'sparse192.safetensors'
 
 
 def train(config: Config, workdir: str, mel_preset: str = '') -> dict:
@@ -47,7 +48,8 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '') -> dict:
     data_dir: another corpus than the run's.
 
   Returns:
-    Also written to RUN/evaluation_SPLIT.json.
+    Also written to RUN/evaluation_SPLIT.json, there with the nats of each
+    utterance as `by_utterance`.
   """
   config = workdir_lib.read_config(workdir)
   config.data.dir = data_dir or config.data.dir
@@ -64,7 +66,9 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '') -> dict:
   chosen = held_out[:config.evaluation.free_running]
   if chosen:
     result['free_running'] = _free_running(model, params, chosen, config)
-  files.write_text(pathlib.Path(workdir) / f'evaluation_{split}.json', json.dumps(result, indent=1))
+  by_utterance = evaluation.by_utterance(held_out, sums, samples)
+  files.write_text(pathlib.Path(workdir) / f'evaluation_{split}.json',
+                   json.dumps(result | {'by_utterance': by_utterance}, indent=1))
   return _print(result)
 
 
@@ -128,28 +132,31 @@ def _pack(workdir: str, config: Config, weights: str, sparse_only: bool = False)
   return export_lib.pack(state['ema'], state['masks'], config, weights, sparse_only)
 
 
-def demo(config: Config, workdir: str) -> dict:
-  """The main job on the bundled speech: train, evaluate, synthesise, show.
+def demo(output: str) -> dict:
+  """Held-out sentences of the bundled speech, spoken by the bundled sparse model.
 
-  Leaves wavs, pictures and metrics in `workdir`; what is already done there
-  is not done again.
+  Args:
+    output: folder; gets NAME.wav and NAME.png (target above synthesis) of each.
   """
-  folder = pathlib.Path(workdir)
-  config.data.dir = str(DEMO_SPEECH)
-  trained = train(config, workdir)
-  if trained['step'] < config.train.steps:  # stopped by a signal
-    return trained
-  result = evaluate(workdir, 'test')
-  speed = synthesize(workdir, str(DEMO_SPEECH / 'test'), str(folder / 'synthesis'))
-  for target in sorted((DEMO_SPEECH / 'test').glob('*.flac')):
+  folder, inputs = pathlib.Path(output), DEMO_SPEECH / 'test'
+  speed = synthesize('', str(inputs), output, model=str(PRETRAINED))
+  config = export_lib.read(str(PRETRAINED)).config
+  for target in sorted(inputs.glob('*.flac')):
     mels = [audio.utterance_log_mel(audio.read_audio(path, config.mel.sample_rate), config.mel)
-            for path in (target, folder / 'synthesis' / f'{target.stem}.wav')]
+            for path in (target, folder / f'{target.stem}.wav')]
     pictures.save(pictures.spectrogram_pair(*mels, config.mel, target.stem),
                   folder / f'{target.stem}.png')
-  print(f'\nListen to {folder}/synthesis/*.wav, look at {folder}/*.png;\n'
-        f'metrics are in {folder}/metrics.jsonl and evaluation_test.json.')
-  return _print({'folder': str(folder), 'nll': result['nll'],
-                 'realtime_factor': speed['realtime_factor']})
+  print(f'\n{speed["audio_seconds"]:.1f} s of speech in {speed["seconds"]:.1f} s: '
+        f'{speed["realtime_factor"]:.1f} times real time.\n'
+        f'Listen to {folder}/*.wav, look at {folder}/*.png (target above synthesis).\n'
+        'Your own recordings: launch.py --mode=synthesize --model='
+        f'{PRETRAINED} --input=FILE|DIR --output=DIR\n'
+        'Train on the bundled minute of speech (some three minutes on two cores):\n'
+        '  launch.py --mode=train --config=experiments/configs/demo.py --workdir=RUN\n'
+        'and on your own:\n'
+        '  launch.py --mode=train --config=experiments/configs/dense.py:small '
+        '--config.data.dir=DIR --workdir=RUN')
+  return _print({'folder': output, 'realtime_factor': speed['realtime_factor']})
 
 
 def _print(result: dict) -> dict:

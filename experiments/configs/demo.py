@@ -1,20 +1,25 @@
-"""The demo: a small dense WaveRNN on the bundled minute of synthetic speech.
+"""A small dense WaveRNN on the bundled minute of synthetic speech.
 
-    python launch.py
+    python launch.py --mode=train --config=experiments/configs/demo.py --workdir=RUN
 
-About three minutes of training on 2 cores.
+About three minutes on 2 cores: enough to see every part at work, not for a
+voice. `python launch.py` plays a model that was trained for longer.
 """
 
 from experiments.configs import dense
-from wavernn_jax import config
+from wavernn_jax import commands, config
 
 
 def get_config(variant: str = 'small') -> config.Config:
+  data = config.DataConfig(dir=str(commands.DEMO_SPEECH))
   if variant == 'tiny':
-    return dense.get_config('tiny')
+    result = dense.get_config('tiny')
+    result.data = data
+    return result
   return config.Config(
+      data=data,
       model=config.ModelConfig(units=128, projection=128, channels=64),
       optimizer=config.OptimizerConfig(learning_rate=3e-3, final_learning_rate=3e-5,
                                        warmup_steps=100, ema_decay=0.99),
-      train=config.TrainConfig(steps=900, batch=16, burn_in=120, eval_every=300,
+      train=config.TrainConfig(steps=1_800, batch=8, burn_in=120, eval_every=600,
                                save_every=300))

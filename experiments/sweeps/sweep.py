@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import json
 import pathlib
 import time
 
@@ -27,9 +28,14 @@ def read_rows(path) -> list[dict]:
   return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
 
 
-def append_row(path, row: dict) -> None:
-  """Adds a row; the file is replaced whole, so a kill never leaves half a row."""
-  rows = [*read_rows(path), row]
+def replace_rows(path, name: str, rows: list[dict]) -> None:
+  """Puts a run's rows in place of any it had; the file is replaced whole.
+
+  A kill never leaves half a row. A column that is new is empty in older rows.
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  rows = [row for row in read_rows(path) if row['name'] != name] + rows
   columns = list(dict.fromkeys(column for r in rows for column in r))
   text = io.StringIO()
   writer = csv.DictWriter(text, columns, lineterminator='\n')
@@ -41,12 +47,16 @@ def append_row(path, row: dict) -> None:
 def execute(runs, path, workdir, split: str = 'test') -> None:
   """Trains and evaluates every run that has no row yet, and appends its row.
 
+  The likelihood of each held-out utterance goes to a second CSV beside the
+  first, `utterances.csv`: runs are compared utterance by utterance.
+
   Args:
     runs: of the study, in order of importance.
     path: the CSV.
     workdir: holds a folder for each run; a run that was stopped goes on there.
     split: held-out split of the figures.
   """
+  path = pathlib.Path(path)
   for run in runs:
     if any(row['name'] == run.name for row in read_rows(path)):
       continue
@@ -56,8 +66,15 @@ def execute(runs, path, workdir, split: str = 'test') -> None:
     if step < run.config.train.steps:
       return  # stopped by a signal
     seconds = time.perf_counter() - start
-    append_row(path, {'name': run.name, **run.fields, **_figures(run.config, folder, split),
-                      'updates': step, 'seconds': round(seconds), **measure.source()})
+    figures = _figures(run.config, folder, split)
+    utterances = json.loads((folder / f'evaluation_{split}.json').read_text())['by_utterance']
+    # The row comes last: it is what says that the run is finished.
+    replace_rows(path.with_name('utterances.csv'), run.name, [
+        {'name': run.name, 'utterance': name, **values}
+        for name, values in utterances.items()])
+    replace_rows(path, run.name, [{
+        'name': run.name, **run.fields, **figures, 'updates': step,
+        'seconds': round(seconds), **measure.source()}])
 
 
 def _figures(config: Config, folder, split: str) -> dict:

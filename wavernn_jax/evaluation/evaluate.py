@@ -80,6 +80,13 @@ def summary(sums, samples_U, config: EvaluationConfig, seed: int = 0) -> dict:
   return result | {'utterances': len(samples_U), 'samples': int(samples_U.sum())}
 
 
+def by_utterance(utterances, sums, samples_U) -> dict:
+  """{name: {samples, nats_coarse, nats_fine}}, summed over each utterance."""
+  return {u.name: {'samples': int(samples_U[i]),
+                   **{f'nats_{byte}': float(s[i]) for byte, s in sums.items()}}
+          for i, u in enumerate(utterances)}
+
+
 def baseline_summary(train, held_out, sample_rate: int) -> dict:
   """NLL of the uniform and of the marginal-histogram model on held-out utterances."""
   def pcms(utterances):

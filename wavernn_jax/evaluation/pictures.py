@@ -14,7 +14,8 @@ from wavernn_jax.config import MelConfig
 TICKS_HZ = np.array([250, 500, 1_000, 2_000, 4_000, 8_000, 16_000])
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+  """A figure of so many inches that belongs to no global state."""
   figure = Figure(figsize=(width, height), dpi=120, layout='constrained')
   FigureCanvasAgg(figure)
   return figure
@@ -31,7 +32,7 @@ def _band_ticks(mel: MelConfig) -> tuple[np.ndarray, np.ndarray]:
 def spectrogram_pair(target_FxM: np.ndarray, synthesis_FxM: np.ndarray,
                      mel: MelConfig, title: str) -> Figure:
   """Target above synthesis: one time axis in seconds, one colour scale."""
-  figure = _figure(10, 6)
+  figure = new_figure(10, 6)
   axes = figure.subplots(2, 1, sharex=True)
   both = np.concatenate([np.ravel(target_FxM), np.ravel(synthesis_FxM)])
   low, high = np.percentile(both, [1, 99.9])  # a few extreme cells would eat the scale
@@ -59,7 +60,7 @@ def learning_curve(rows: list[dict]) -> Figure:
   A row that holds `nll_coarse` and `nll_fine` is a training row, one that holds
   `valid_nll_coarse` and `valid_nll_fine` an evaluation; others are skipped.
   """
-  figure = _figure(10, 4)
+  figure = new_figure(10, 4)
   for ax, byte in zip(figure.subplots(1, 2), ('coarse', 'fine'), strict=True):
     for key, label, style in ((f'nll_{byte}', 'train', {'alpha': 0.5, 'linewidth': 1}),
                               (f'valid_nll_{byte}', 'valid', {'marker': 'o', 'markersize': 4})):

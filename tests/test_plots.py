@@ -1,0 +1,60 @@
+"""Plots and tables of studies, from rows with known values."""
+
+import numpy as np
+import pytest
+
+from experiments.plots import sparse_vs_dense, study
+from experiments.sweeps import sweep
+
+
+def _add(path, name, nll_by_utterance, seed=0, **fields):
+  samples = [100, 300]
+  sweep.replace_rows(path.with_name('utterances.csv'), name, [
+      {'name': name, 'utterance': f'u{i}', 'samples': n, 'nats_coarse': 0.25 * nll * n,
+       'nats_fine': 0.75 * nll * n}
+      for i, (nll, n) in enumerate(zip(nll_by_utterance, samples, strict=True))])
+  total = np.dot(nll_by_utterance, samples) / sum(samples)
+  sweep.replace_rows(path, name, [{'name': name, 'nll': total, 'seed': seed, **fields}])
+
+
+@pytest.fixture
+def rows(tmp_path):
+  path = tmp_path / 'runs.csv'
+  common = {'updates': 10, 'budget': 1000, 'parameters': 1000, 'units': 8}
+  _add(path, 'd0', (6.0, 7.0), 0, sparsity=0.0, block='dense', **common)
+  _add(path, 'd1', (6.2, 7.2), 1, sparsity=0.0, block='dense', **common)
+  _add(path, 's0', (5.9, 6.9), 0, sparsity=0.9, block='16x1', **common)
+  _add(path, 'x0', (5.0, 7.3), 0, sparsity=0.9, block='4x4', **common)
+  return path
+
+
+def test_difference_is_paired_by_utterance(rows):
+  cells = study.read_cells(rows, sparse_vs_dense.key)
+  dense, sparse, blocks = (cells[10, 1000, z, b] for z, b in (
+      (0.0, 'dense'), (0.9, '16x1'), (0.9, '4x4')))
+  assert dense.seeds == [0, 1]
+  assert dense.nll == pytest.approx((6.75 + 6.95) / 2)
+  gap, low, high = study.difference(sparse, dense)
+  np.testing.assert_allclose((gap, low, high), -0.2, atol=1e-9)  # the same on both
+  gap, low, high = study.difference(blocks, dense)
+  assert gap == pytest.approx((100 * -1.1 + 300 * 0.2) / 400)
+  assert low == pytest.approx(-1.1) and high == pytest.approx(0.2)
+
+
+def test_table_and_figure_have_every_cell(rows):
+  cells = study.read_cells(rows, sparse_vs_dense.key)
+  lines = sparse_vs_dense.table(cells).splitlines()
+  assert len(lines) == 2 + 3
+  assert '6.750, 6.950' in lines[2] and '-0.200 [-0.200, -0.200]' in lines[3]
+  (panel,) = sparse_vs_dense.figure(cells).axes
+  drawn = [float(y) for bars in panel.containers for y in bars.lines[0].get_ydata()]
+  np.testing.assert_allclose(sorted(drawn), [6.65, 6.725, 6.85])
+
+
+def test_a_cell_without_its_dense_model_has_no_difference(tmp_path):
+  path = tmp_path / 'runs.csv'
+  _add(path, 's', (5.0, 6.0), sparsity=0.5, block='16x1', updates=10, budget=1000,
+       parameters=1000, units=8)
+  cells = study.read_cells(path, sparse_vs_dense.key)
+  assert sparse_vs_dense.table(cells).splitlines()[-1].endswith('| 5.750 |  |')
+  assert sparse_vs_dense.figure(cells).axes
