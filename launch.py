@@ -30,7 +30,8 @@ _MEL = flags.DEFINE_string('mel', '', 'Named mel convention in place of --config
 _WORKDIR = flags.DEFINE_string('workdir', 'runs/demo', 'Folder of the run.')
 _SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'valid', 'test'], 'To evaluate on.')
 _DATA_DIR = flags.DEFINE_string('data_dir', '', 'To evaluate on another corpus.')
-_INPUT = flags.DEFINE_string('input', None, 'Recording, .npy mel, or a folder of them.')
+_INPUT = flags.DEFINE_string(
+    'input', None, 'Recording, .npy mel, a folder of them, or a .txt that lists them.')
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder for the wavs, or file of the export.')
 _MODEL = flags.DEFINE_string('model', '', 'An export to synthesise with, in place of a run.')
 _ENGINE = flags.DEFINE_enum(
@@ -46,6 +47,9 @@ _COORDINATOR = flags.DEFINE_string(
     'coordinator', None, 'To train in several processes: HOST:PORT of process 0, or auto.')
 _PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many train together.', 1)
 _PROCESS = flags.DEFINE_integer('process_id', None, 'The index of this one, from 0 on.', 0)
+_EXECUTOR = flags.DEFINE_string(
+    'executor', 'process', 'Where to synthesise: process, or ray[,address=A][,cpus=N][,gpus=N].')
+_OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Synthesise also what is there already.')
 _BATCH = flags.DEFINE_integer('batch', 16, 'Utterances synthesised at a time.', 1)
 
 
@@ -70,7 +74,8 @@ def main(argv):
         raise InputError('--model and --workdir are both set; give one of them.')
       commands.synthesize(_WORKDIR.value, _INPUT.value, _OUTPUT.value,
                           (_COARSE.value, _FINE.value), _SEED.value, _BATCH.value,
-                          _MODEL.value, _ENGINE.value, _WEIGHTS.value)
+                          _MODEL.value, _ENGINE.value, _WEIGHTS.value, _EXECUTOR.value,
+                          _OVERWRITE.value)
 
 
 def _require(*holders):

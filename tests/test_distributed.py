@@ -2,15 +2,14 @@
 
 import dataclasses
 import json
-import pathlib
 import time
 
 import jax
 import numpy as np
-import pytest
 import processes
+import pytest
 
-from wavernn_jax import config as config_lib, models
+from wavernn_jax import models
 from wavernn_jax.errors import InputError
 from wavernn_jax.training import checkpoints, journal, loop, step as step_lib, world
 
