@@ -56,6 +56,8 @@ _BATCH = flags.DEFINE_integer('batch', 16, 'Utterances synthesised at a time.', 
 def main(argv):
   if len(argv) > 1:
     raise InputError(f'found the argument {argv[1]!r}; expected only flags, --name=value.')
+  if _MODE.value != 'train':
+    _only_for_training(_COORDINATOR, _PROCESSES, _PROCESS)
   match _MODE.value:
     case 'demo':
       _only_for_runs(_WORKDIR, flags.FLAGS['config'])
@@ -88,6 +90,13 @@ def _only_for_runs(*holders):
   for flag in holders:
     if flag.present:
       raise InputError(f'--{flag.name} is of no use without --mode; give --mode=train to train.')
+
+
+def _only_for_training(*holders):
+  for flag in holders:
+    if flag.present:
+      raise InputError(f'--{flag.name} is for --mode=train; --mode=synthesize runs on many hosts '
+                       'with --executor=ray.')
 
 
 def _parse(argv):

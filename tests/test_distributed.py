@@ -140,6 +140,15 @@ def test_a_folder_in_use_and_other_audio_end_both_with_the_reason(
         assert status == 2 and reason in err, err
 
 
+def test_a_folder_that_is_not_shared_is_named(tmp_path, monkeypatch):
+  (tmp_path / 'run.json').touch()
+  monkeypatch.setattr(world, 'gather', lambda mine: [mine, mine, 'missing'])
+  with pytest.raises(InputError, match=f'{tmp_path}: process 2 does not see the run.json'):
+    world.check_shared(tmp_path / 'run.json')
+  monkeypatch.setattr(world, 'gather', lambda mine: [mine, mine])
+  world.check_shared(tmp_path / 'run.json')
+
+
 # Joining
 
 

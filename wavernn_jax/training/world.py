@@ -221,13 +221,19 @@ def check_agreement(config: Config, corpus: str) -> None:
 
 
 def check_shared(path) -> None:
-  """Raises InputError unless a file that the first process wrote is seen by all."""
-  def check():
-    if not path.exists():
-      raise InputError(f'--workdir={path.parent}: {path.name}, which process 0 wrote, is not '
-                       'there; expected a folder on a file system that all hosts share.')
-  if not alone():
-    together(check)
+  """Raises InputError unless a file that the first process has just written is all's."""
+  def written():
+    try:
+      with open(path) as file:  # opening asks the server of a network file system again
+        return str(os.fstat(file.fileno()).st_mtime_ns)
+    except FileNotFoundError:
+      return 'missing'
+  times = gather(written())
+  for process, time in enumerate(times):
+    if time != times[0]:
+      raise InputError(
+          f'--workdir={path.parent}: process {process} does not see the {path.name} that process '
+          '0 wrote; expected one folder on a file system that all hosts share.')
 
 
 @contextlib.contextmanager
