@@ -92,9 +92,8 @@ class Ray:
     try:
       return Outcome(job, self._ray.get(done))
     except self._ray.exceptions.RayTaskError as error:
-      cause = error.cause
-      told = str(cause) if isinstance(cause, InputError) else f'{type(cause).__name__}: {cause}'
-      return Outcome(job, problem=told)
+      known = isinstance(error.cause, InputError)
+      return Outcome(job, problem=str(error.cause if known else error))  # else with its traceback
     except self._ray.exceptions.RayError as error:
       return Outcome(job, problem=f'{1 + self._retries} workers died of it '
                                   f'({type(error).__name__}).')

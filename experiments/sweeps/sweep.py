@@ -105,7 +105,7 @@ def finish(run: Run, workdir, split: str) -> tuple[dict, list[dict]]:
 
 def _figures(config: Config, folder, split: str) -> dict:
   result = commands.evaluate(str(folder), split)
-  low, high = result['nll_interval']
+  low, high = result['nll_interval'] or (None, None)  # none of a single utterance
   state = checkpoints.load(folder)
   return {'parameters': pruning.count_parameters(state['ema'], state['masks']),
           'units': config.model.units, 'projection': config.model.projection,

@@ -58,6 +58,9 @@ def join(coordinator: str | None = None, processes: int | None = None,
              'process_id': process, 'cluster_detection_method': 'deactivate'}
   try:
     jax.distributed.initialize(**where, heartbeat_timeout_seconds=_HEARTBEAT)
+    # On CPUs the first operation that needs all processes gives each 30 s to come: now
+    # they are together, and not where one has compiled or decoded longer than another.
+    gather('')
   except (RuntimeError, ValueError) as error:
     named = ', '.join(f'{n}={v}' for n, v in given.items() if v is not None)
     raise InputError(
