@@ -20,6 +20,7 @@ from ml_collections import config_flags
 
 from wavernn_jax import commands
 from wavernn_jax.errors import InputError
+from wavernn_jax.training import world
 
 _CONFIGS = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'experiments', 'configs')
 _MODE = flags.DEFINE_enum(
@@ -30,7 +31,8 @@ _MEL = flags.DEFINE_string('mel', '', 'Named mel convention in place of --config
 _WORKDIR = flags.DEFINE_string('workdir', 'runs/demo', 'Folder of the run.')
 _SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'valid', 'test'], 'To evaluate on.')
 _DATA_DIR = flags.DEFINE_string('data_dir', '', 'To evaluate on another corpus.')
-_INPUT = flags.DEFINE_string('input', None, 'Recording, .npy mel, or a folder of them.')
+_INPUT = flags.DEFINE_string(
+    'input', None, 'Recording, .npy mel, a folder of them, or a .txt that lists them.')
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder for the wavs, or file of the export.')
 _MODEL = flags.DEFINE_string('model', '', 'An export to evaluate or synthesise with.')
 _ENGINE = flags.DEFINE_enum(
@@ -42,17 +44,27 @@ _SPARSE_ONLY = flags.DEFINE_bool('sparse_only', False, 'Refuse to export an unpr
 _COARSE = flags.DEFINE_float('temperature_coarse', 1.0, 'Of the coarse byte.')
 _FINE = flags.DEFINE_float('temperature_fine', 1.0, 'Of the fine byte.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the draws.', 0, 2**32 - 1)
+_COORDINATOR = flags.DEFINE_string(
+    'coordinator', None, 'To train in several processes: HOST:PORT of process 0, or auto.')
+_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many train together.', 1)
+_PROCESS = flags.DEFINE_integer('process_id', None, 'The index of this one, from 0 on.', 0)
+_EXECUTOR = flags.DEFINE_string(
+    'executor', 'process', 'Where to synthesise: process, or ray[,address=A][,cpus=N][,gpus=N].')
+_OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Synthesise also what is there already.')
 _BATCH = flags.DEFINE_integer('batch', 16, 'Utterances synthesised at a time.', 1)
 
 
 def main(argv):
   if len(argv) > 1:
     raise InputError(f'found the argument {argv[1]!r}; expected only flags, --name=value.')
+  if _MODE.value != 'train':
+    _only_for_training(_COORDINATOR, _PROCESSES, _PROCESS)
   match _MODE.value:
     case 'demo':
       _only_for_runs(_WORKDIR, flags.FLAGS['config'])
       commands.demo(_OUTPUT.value or 'runs/demo')
     case 'train':
+      world.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
       commands.train(_CONFIG.value, _WORKDIR.value, _MEL.value)
     case 'evaluate':
       _one_model()
@@ -66,7 +78,8 @@ def main(argv):
       _one_model()
       commands.synthesize(_WORKDIR.value, _INPUT.value, _OUTPUT.value,
                           (_COARSE.value, _FINE.value), _SEED.value, _BATCH.value,
-                          _MODEL.value, _ENGINE.value, _WEIGHTS.value)
+                          _MODEL.value, _ENGINE.value, _WEIGHTS.value, _EXECUTOR.value,
+                          _OVERWRITE.value)
 
 
 def _require(*holders):
@@ -84,6 +97,13 @@ def _only_for_runs(*holders):
   for flag in holders:
     if flag.present:
       raise InputError(f'--{flag.name} is of no use without --mode; give --mode=train to train.')
+
+
+def _only_for_training(*holders):
+  for flag in holders:
+    if flag.present:
+      raise InputError(f'--{flag.name} is for --mode=train; --mode=synthesize runs on many hosts '
+                       'with --executor=ray.')
 
 
 def _parse(argv):
@@ -106,7 +126,7 @@ def run() -> None:
     app.run(main, flags_parser=_parse)
   except InputError as error:
     print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+    world.leave(2)
 
 
 if __name__ == '__main__':

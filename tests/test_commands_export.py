@@ -75,6 +75,8 @@ def test_damaged_exports_stop_before_anything_is_written(exported, speech, tmp_p
 
 @pytest.mark.parametrize(('flags', 'reason'), [
     (['--mode=export'], '--output is not set'),
+    (['--mode=synthesize', '--input=c', '--output=d', '--num_processes=2'],
+     '--num_processes is for --mode=train'),
     (['--mode=synthesize', '--workdir=a', '--model=b', '--input=c', '--output=d'],
      '--model and --workdir')])
 def test_wrong_flags_are_one_clear_error(flags, reason):

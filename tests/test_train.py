@@ -102,7 +102,7 @@ def test_the_update_is_adam_behind_a_clip_and_the_ema_follows(step_config, batch
   setup = Setup(step_config, batches)
   states, metrics = setup.run(3)
   gradient = jax.jit(jax.grad(lambda p, batch: step_lib.crop_loss(
-      setup.model, p, batch, step_config, None)[0]))
+      setup.model, p, batch, step_config)[0]))
   params = [x.astype(np.float64) for x in leaves(states[0]['params'])]
   first = [np.zeros_like(p) for p in params]
   second = [np.zeros_like(p) for p in params]
@@ -144,7 +144,7 @@ def test_burn_in_leaves_the_first_samples_out_of_the_loss(step_config, batches):
   state = model.initial_state(len(pcm)) | {'sample': pcm[:, 0]}
   nats, _ = jax.jit(model.nats)(params, state, pcm[:, 1:], mel)
   step_config.train.burn_in = 77
-  loss, parts = jax.jit(lambda p: step_lib.crop_loss(model, p, batch, step_config, None))(params)
+  loss, parts = jax.jit(lambda p: step_lib.crop_loss(model, p, batch, step_config))(params)
   for byte in ('coarse', 'fine'):
     expected = np.asarray(nats[byte], np.float64)[:, 77:].mean()
     np.testing.assert_allclose(parts[f'nll_{byte}'], expected, rtol=1e-5)
@@ -274,7 +274,7 @@ def test_a_run_leaves_its_curve_and_starts_another_from_its_best_weights(
   assert [r for r in rows(first) if 'nll' in r] == train_rows
 
   tuned = dataclasses.replace(tiny_config, init_from=str(first))
-  monkeypatch.setattr(loop._Run, 'loop', lambda run, stop: run.state)
+  monkeypatch.setattr(loop._Run, 'loop', lambda run: run.state)
   state = loop.train(tuned, second)
   assert int(state['step']) == 0
   for kind in ('params', 'ema'):

@@ -1,17 +1,29 @@
 """One function a mode of launch.py. Each returns the JSON object it printed."""
 
+import functools
+import hashlib
 import json
 import pathlib
+import sys
 
 import jax
 import numpy as np
 
-from wavernn_jax import audio, config as config_lib, corpus, files, models, synthesis
+from wavernn_jax import (
+  audio,
+  bulk,
+  config as config_lib,
+  corpus,
+  executors,
+  files,
+  models,
+  synthesis,
+)
 from wavernn_jax.config import Config
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import evaluate as evaluation, metrics, pictures
 from wavernn_jax.sampling import cpu, export as export_lib, scan
-from wavernn_jax.training import checkpoints, journal, loop, workdir as workdir_lib
+from wavernn_jax.training import checkpoints, journal, loop, workdir as workdir_lib, world
 
 DEMO_SPEECH = pathlib.Path(__file__).parent / 'demo_speech'
 PRETRAINED = pathlib.Path(__file__).parent / 'pretrained' / 'sparse192.safetensors'
@@ -30,6 +42,8 @@ def train(config: Config, workdir: str, mel_preset: str = '') -> dict:
       raise InputError(f'--mel={mel_preset} would undo --config.mel.…; give one of them.')
     config.mel = config_lib.mel_preset(mel_preset)
   step = loop.train(config, workdir)
+  if not world.is_first():
+    return {'step': step}
   rows = journal.read_rows(pathlib.Path(workdir) / 'metrics.jsonl')
   picture = pathlib.Path(workdir) / 'learning_curve.png'
   pictures.save(pictures.learning_curve(rows), picture)
@@ -112,18 +126,23 @@ def _free_running(sampler, utterances, config: Config) -> dict:
   targets = {u.name: u.read(0, u.samples, config.mel.sample_rate) for u in utterances}
   sources = [synthesis.Source(u.name, corpus.utterance_mel(u, config.mel), u.samples)
              for u in utterances]
-  pairs = synthesis.synthesize(sampler, sources, config.train.seed, config.evaluation.batch)
+  pairs = synthesis.synthesize(sampler, sources, config.train.seed,
+                               min(config.evaluation.batch, len(sources)))
   return metrics.average(metrics.compare(targets[s.name], pcm, config.mel) for s, pcm in pairs)
 
 
 def synthesize(workdir: str, inputs: str, output: str, temperatures=(1.0, 1.0), seed: int = 0,
                batch: int = 16, model: str = '', engine: str = 'auto',
-               weights: str = 'bfloat16') -> dict:
-  """Speech from recordings (copy-synthesis) or .npy mels, one file or a folder.
+               weights: str = 'bfloat16', executor: str = 'process',
+               overwrite: bool = False) -> dict:
+  """Speech from recordings (copy-synthesis) or .npy mels: a file, a folder or a manifest.
+
+  Inputs whose wav is there already are left out; those that cannot be used do
+  not keep the others from being done.
 
   Args:
     workdir: of the run, unless `model` is given.
-    inputs: file or folder.
+    inputs: file, folder or manifest (see `bulk.find_inputs`).
     output: folder of the wavs.
     temperatures: of the coarse and the fine byte.
     seed: of the draws.
@@ -131,20 +150,64 @@ def synthesize(workdir: str, inputs: str, output: str, temperatures=(1.0, 1.0), 
     model: an export.
     engine: 'scan', 'cpu', or 'auto': cpu for exports where JAX has no accelerator.
     weights: type to which --engine=cpu packs a run, as --mode=export would.
+    executor: see `executors.create`.
+    overwrite: make anew what is there already.
+
+  Raises:
+    InputError: after the result is printed, if an input failed.
   """
   if min(temperatures) < 0:
     raise InputError(f'--temperature_coarse, --temperature_fine: found {temperatures}, '
                      'expected 0 (most probable) or more.')
+  config = export_lib.read(model).config if model else workdir_lib.read_config(workdir)
+  runs_on = executors.create(executor)
+  sampler = functools.partial(open_sampler, workdir, model, engine, weights, temperatures)
+  record = {'model': _identity(workdir, model), 'seed': seed, 'temperatures': temperatures,
+            'engine': engine, 'weights': weights}
+  sources = bulk.find_inputs(inputs)
+  result = _print(bulk.synthesize(
+      sources, output, functools.partial(sampler, record['model']), config.mel, record, runs_on,
+      seed, batch, overwrite))
+  if failed := result['failed']:
+    problems = corpus.listed(dict.fromkeys(failed.values()))
+    raise InputError(f'{len(failed)} of {len(sources)} inputs failed:\n{problems}\nThe same '
+                     'command tries only these again.')
+  return result
+
+
+def open_sampler(workdir: str, model: str, engine: str, weights: str, temperatures,
+                 expected: str):
+  """Engine, sampler of a run or an export, and how many utterances it takes at a time.
+
+  Args:
+    workdir, model, engine, weights, temperatures: of `synthesize`.
+    expected: identity of the weights.
+
+  Raises:
+    InputError: if the weights have changed meanwhile.
+  """
+  if _identity(workdir, model) != expected:
+    raise InputError(f'{model or workdir}: its weights have changed since the synthesis began; '
+                     'export those you want with --mode=export, then --model=FILE.')
   packed = export_lib.read(model) if model else None
   config = packed.config if packed else workdir_lib.read_config(workdir)
   engine = _engine(engine, packed)
-  sources = synthesis.load_sources(inputs, config.mel)
   if engine == 'cpu':
     packed = packed or _pack(workdir, config, weights)
   sampler = _sampler(engine, packed, workdir, config, temperatures)
-  if engine == 'cpu':
-    batch = min(batch, sampler.threads)  # a lane more would only wait for a core
-  return _print({'engine': engine, **synthesis.write_all(sampler, sources, output, seed, batch)})
+  # On the CPU engine a lane more than threads would only wait for a core.
+  return engine, sampler, sampler.threads if engine == 'cpu' else sys.maxsize
+
+
+def _identity(workdir: str, model: str) -> str:
+  """Tells the weights that a synthesis uses from all others."""
+  if not model:
+    return checkpoints.identity(workdir)
+  try:
+    return hashlib.blake2b(pathlib.Path(model).read_bytes(), digest_size=16).hexdigest()
+  except OSError as error:
+    raise InputError(f'{model}: cannot be read ({error.strerror}); expected a file that '
+                     '--mode=export has written.') from error
 
 
 def export(workdir: str, output: str, weights: str = 'bfloat16',
@@ -169,7 +232,7 @@ def demo(output: str) -> dict:
     output: folder; gets NAME.wav and NAME.png (target above synthesis) of each.
   """
   folder, inputs = pathlib.Path(output), DEMO_SPEECH / 'test'
-  speed = synthesize('', str(inputs), output, model=str(PRETRAINED))
+  speed = synthesize('', str(inputs), output, model=str(PRETRAINED), overwrite=True)
   config = export_lib.read(str(PRETRAINED)).config
   for target in sorted(inputs.glob('*.flac')):
     mels = [audio.utterance_log_mel(audio.read_audio(path, config.mel.sample_rate), config.mel)

@@ -152,7 +152,8 @@ class PruningConfig:
 @dataclasses.dataclass
 class TrainConfig:
   steps: int = 500_000  # paper
-  batch: int = 32
+  batch: int = 32  # crops of an update, of all devices together
+  accumulate: int = 1  # micro-batches of an update, one after the other: saves memory
   crop: int = 960  # samples, paper
   burn_in: int = 0  # first samples of a crop that carry no loss
   input_noise: float = 0.0  # std of noise on the inputs c, f in [-1, 1]
@@ -260,11 +261,14 @@ def check(config: Config) -> None:
       (o.clip_norm > 0, 'optimizer.clip_norm', o.clip_norm, 'above 0'),
       (0 <= o.ema_decay < 1, 'optimizer.ema_decay', o.ema_decay, 'in [0, 1)'),
       (o.warmup_steps >= 0, 'optimizer.warmup_steps', o.warmup_steps, '0 or more'),
+      (t.accumulate < 1 or t.batch % t.accumulate == 0, 'train.accumulate', t.accumulate,
+       f'a divisor of train.batch = {t.batch}'),
       (0 <= t.burn_in < t.crop, 'train.burn_in', t.burn_in, f'in 0..crop = {t.crop}'),
       (t.input_noise >= 0, 'train.input_noise', t.input_noise, '0 or more'),
       (t.seed >= 0, 'train.seed', t.seed, '0 or more'),
       *[(getattr(t, f) > 0, f'train.{f}', getattr(t, f), 'a positive number')
-        for f in ('steps', 'batch', 'crop', 'log_every', 'eval_every', 'save_every', 'keep')],
+        for f in ('steps', 'batch', 'accumulate', 'crop', 'log_every', 'eval_every',
+                  'save_every', 'keep')],
       *[(getattr(e, f) > 0, f'evaluation.{f}', getattr(e, f), 'a positive number')
         for f in ('batch', 'block_frames', 'bootstrap')],
   ]

@@ -177,7 +177,8 @@ def crop_batches(utterances, shape: CropShape, mel: MelConfig, batch: int, seed:
     batch: crops of a global batch.
     seed: of order and positions.
     workers: loader processes; 0 reads in this process.
-    shard: (index, count) of this host; it yields batch / count crops.
+    shard: (index, count) of this process; it yields the index-th of count equal
+      pieces of the global batch.
   """
   def crop(utterance, rng):
     last = (utterance.samples - shape.samples) // mel.hop
@@ -185,8 +186,8 @@ def crop_batches(utterances, shape: CropShape, mel: MelConfig, batch: int, seed:
 
   dataset = (grain.MapDataset.source(_Slots(utterances, shape.samples))
              .seed(seed).shuffle().random_map(crop).repeat()
-             .slice(slice(shard[0], None, shard[1]))
-             .batch(batch // shard[1], drop_remainder=True))
+             .batch(batch // shard[1], drop_remainder=True)
+             .slice(slice(shard[0], None, shard[1])))
   in_memory = all(u.pcm is not None for u in utterances)
   options = grain.ReadOptions(num_threads=0 if in_memory else _READERS,
                               prefetch_buffer_size=0 if in_memory else 2 * _READERS)

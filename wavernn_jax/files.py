@@ -1,17 +1,22 @@
 """Files that appear complete or not at all."""
 
 import contextlib
+import fcntl
 import os
 import pathlib
+import secrets
 
 from wavernn_jax.errors import InputError
+
+_UNFINISHED = '.wavernn-tmp'
 
 
 @contextlib.contextmanager
 def replacing(path):
   """Gives a binary file that takes the name `path` once it is complete."""
   path = pathlib.Path(path)
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  # Told apart also from those of other hosts that write here.
+  temporary = path.with_name(f'.{path.name}.{secrets.token_hex(4)}{_UNFINISHED}')
   try:
     with open(temporary, 'wb') as file:
       yield file
@@ -23,6 +28,27 @@ def replacing(path):
   finally:
     with contextlib.suppress(OSError):
       temporary.unlink()
+
+
+def remove_unfinished(folder, suffix: str) -> None:
+  """Removes what killed writers of such files left below a folder; none may be at work."""
+  for path in pathlib.Path(folder).rglob(f'.*{suffix}.*{_UNFINISHED}'):
+    path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock(path, problem: str):
+  """Holds a lock file, which the end of the process releases too.
+
+  Raises:
+    InputError: with `problem`, if another process holds it.
+  """
+  with open(path, 'w') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+      raise InputError(f'{problem}; wait for that one or stop it.') from e
+    yield
 
 
 def write_text(path, text: str) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import pathlib
-import time
 import zlib
 
 import numpy as np
@@ -67,20 +66,8 @@ def load_source(name: str, path: pathlib.Path, mel: MelConfig) -> Source:
   return Source(name, audio.utterance_log_mel(pcm, mel), len(pcm))
 
 
-def load_sources(path, mel: MelConfig) -> list[Source]:
-  """All inputs below a path; all that are bad are reported at once."""
-  sources, problems = [], []
-  for name, file in find_sources(path).items():
-    try:
-      sources.append(load_source(name, file, mel))
-    except InputError as error:
-      problems.append(str(error))
-  if problems:
-    raise InputError(f'{len(problems)} inputs cannot be used:\n{corpus.listed(problems)}')
-  return sources
-
-
-def synthesize(sampler: scan.Sampler, sources: list[Source], seed: int, batch: int):
+def synthesize(sampler: scan.Sampler, sources: list[Source], seed: int, batch: int,
+               title: str = 'synthesis'):
   """Yields (source, int16 pcm), longest first, `batch` at a time, with a progress bar.
 
   What an utterance sounds like depends on its name, the seed and, through the
@@ -89,10 +76,10 @@ def synthesize(sampler: scan.Sampler, sources: list[Source], seed: int, batch: i
   mel = sampler.model.mel
   ordered = sorted(sources, key=lambda s: -len(s.mel_FxM))
   total = sum(len(s.mel_FxM) for s in ordered) * mel.hop
-  with progress_bar(total, mel, 'synthesis') as progress:
+  with progress_bar(total, mel, title) as progress:
     for first in range(0, len(ordered), batch):
       group = ordered[first:first + batch]
-      empty = [np.zeros((0, mel.bands), np.float32)] * (min(batch, len(ordered)) - len(group))
+      empty = [np.zeros((0, mel.bands), np.float32)] * (batch - len(group))
       mels = [s.mel_FxM for s in group] + empty
       keys = draw.keys(seed, [s.utterance for s in group] + [0] * len(empty))
       pcms = scan.synthesize(sampler, mels, keys, progress)
@@ -108,36 +95,3 @@ def progress_bar(samples: int, mel: MelConfig, what: str):
                  bar_format='{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s of audio '
                  '[{elapsed}<{remaining}, {rate_fmt}]', unit=' s') as bar:
     yield lambda done: bar.update(min(done / mel.sample_rate, seconds - bar.n))
-
-
-def write_all(sampler: scan.Sampler, sources: list[Source], output, seed: int = 0,
-              batch: int = 16) -> dict:
-  """Synthesises every source into output/NAME.wav and says how fast it went.
-
-  Returns:
-    audio_seconds, seconds, realtime_factor, compile_seconds, files.
-
-  Raises:
-    InputError: if the folder cannot be written, before anything is computed.
-  """
-  output = pathlib.Path(output)
-  rate = sampler.model.mel.sample_rate
-  try:
-    for source in sources:
-      (output / source.name).parent.mkdir(parents=True, exist_ok=True)
-    probe = output / '.writable'
-    probe.touch()
-    probe.unlink()
-  except OSError as error:
-    raise InputError(f'--output={output}: cannot be written ({error.strerror}); give a '
-                     'folder that you may write to.') from error
-  start = time.perf_counter()
-  sampler.warm_up(min(batch, len(sources)))
-  compiled = time.perf_counter()
-  seconds = 0.0
-  for source, pcm in synthesize(sampler, sources, seed, batch):
-    seconds += len(pcm) / rate
-    audio.write_wav(output / f'{source.name}.wav', pcm, rate)
-  elapsed = time.perf_counter() - compiled
-  return {'files': len(sources), 'audio_seconds': seconds, 'seconds': elapsed,
-          'realtime_factor': seconds / elapsed, 'compile_seconds': compiled - start}

@@ -11,7 +11,6 @@ time of plain autodiff over time of the hand-written backward, `parts_ms`,
 """
 
 import functools
-import pathlib
 import tempfile
 import time
 
@@ -20,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks import measure
-from wavernn_jax import audio, backend, config as config_lib, corpus, data, likelihood, models
+from experiments.benchmarks import measure, train_step
+from wavernn_jax import backend, config as config_lib, models
 from wavernn_jax.models import cell
 from wavernn_jax.training import step as step_lib
 
@@ -35,22 +34,11 @@ _RECURRENCE = flags.DEFINE_bool('recurrence', True, 'Time the recurrence at 896 
 _PARTS = flags.DEFINE_bool('parts', True, 'Time the parts of the full step.')
 
 
-def _batches(model, config, folder):
-  """The loader over a minute of noise."""
-  rng = np.random.default_rng(0)
-  for i in range(10):
-    pcm = rng.normal(0, 2000, 6 * config.mel.sample_rate).astype(np.int16)
-    audio.write_wav(pathlib.Path(folder) / f'{i}.wav', pcm, config.mel.sample_rate)
-  utterances = corpus.load_utterances(corpus.find_audio(folder), config.data, config.mel, 1)
-  shape = data.crop_shape(model, config.train.crop)
-  return data.crop_batches(utterances, shape, config.mel, config.train.batch, 0)
-
-
 def full_step(config) -> dict:
   """Samples a second of the train step with its loader, and the loader's share."""
   model = models.build(config)
   with tempfile.TemporaryDirectory() as folder:
-    batches = _batches(model, config, folder)
+    batches = train_step.noise_batches(model, config, folder)
     step = backend.jit(functools.partial(step_lib.train_step, model, config), donate_argnums=0)
     state, _ = step(step_lib.initial_state(model.init(0), config), next(batches))
     times, loading = [], []
@@ -66,48 +54,8 @@ def full_step(config) -> dict:
     result = {'samples_per_second': samples / seconds, 'step_ms': 1e3 * seconds,
               'loader_share': float(np.median(loading)) / seconds,
               'loader_samples_per_second': samples / float(np.median(loading))}
-    return result | {'parts_ms': parts(model, config, next(batches))} if _PARTS.value else result
-
-
-def _both_ways(function, cotangent, *args):
-  """Value and gradients; returned together, so that neither is optimised away."""
-  value, pullback = jax.vjp(function, *args)
-  return value, pullback(cotangent)
-
-
-def parts(model, config, batch) -> dict[str, float]:
-  """Milliseconds of each part of the step, forward and backward, compiled alone."""
-  params = model.init(0)
-  pcm, mel = jax.jit(lambda b: data.crop_inputs(b, config.mel))(batch)
-  state = model.initial_state(len(pcm)) | {'sample': pcm[:, 0]}
-  coarse, fine = audio.split_bytes(jnp.asarray(pcm).T)
-
-  def inputs(p):
-    return model.gate_inputs(p, mel, coarse, fine)
-
-  x = jax.jit(inputs)(params)
-  R, h = model.recurrent(params), state['h']
-  y = jnp.split(jax.jit(cell.scan)(R, x, h), 2, axis=-1)
-  weight = jnp.ones(y[0].shape[:2])
-
-  def outputs(p, y):
-    return sum(likelihood.mean_nats(p['outputs'][byte], part, target[1:], weight,
-                                    config.model.compute_dtype)
-               for byte, part, target in zip(('coarse', 'fine'), y, (coarse, fine), strict=True))
-
-  optimizer = step_lib.optimizer(config.optimizer, config.train.steps)
-  optimizer_state = optimizer.init(params)
-  seconds = measure.interleaved({
-      'mel': measure.compiled(lambda b: data.crop_inputs(b, config.mel), batch),
-      'gate_inputs': measure.compiled(
-          functools.partial(_both_ways, inputs), x, params),
-      'recurrence': measure.compiled(
-          functools.partial(_both_ways, cell.scan), x[0], R, x, h),
-      'output_layers': measure.compiled(jax.grad(outputs, argnums=(0, 1)), params, y),
-      'optimizer': measure.compiled(
-          lambda p, s: optimizer.update(p, s, p), params, optimizer_state),
-  }, _REPEATS.value)
-  return {name: round(1e3 * s, 1) for name, s in seconds.items()}
+    return result | {'parts_ms': train_step.parts(
+        model, config, next(batches), _REPEATS.value)} if _PARTS.value else result
 
 
 def backward_speedup(units=896, batch=32, steps=240) -> dict:
@@ -117,7 +65,7 @@ def backward_speedup(units=896, batch=32, steps=240) -> dict:
   x = tuple(jax.random.normal(k, (steps, batch, units)) for k in keys[1:4])
   h, dy = jnp.zeros((batch, units)), jax.random.normal(keys[4], (steps, batch, units))
   seconds = measure.interleaved({
-      name: measure.compiled(functools.partial(_both_ways, f), dy, R, x, h)
+      name: measure.compiled(functools.partial(train_step.both_ways, f), dy, R, x, h)
       for name, f in (('plain', cell.autodiff_scan), ('hand_written', cell.scan))},
       max(5, _REPEATS.value // 2))
   return {'backward_speedup': seconds['plain'] / seconds['hand_written'],

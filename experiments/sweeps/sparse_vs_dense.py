@@ -16,7 +16,7 @@ from absl import app, flags
 import jax
 
 from experiments.sweeps import sweep
-from wavernn_jax import config as config_lib, models, pruning
+from wavernn_jax import config as config_lib, executors, models, pruning
 
 _DATA = flags.DEFINE_string('data_dir', None, 'Corpus with train, valid and test.', required=True)
 _WORKDIR = flags.DEFINE_string('workdir', 'runs/sparse_vs_dense', 'Folder of the runs.')
@@ -31,6 +31,7 @@ _SEEDS = flags.DEFINE_multi_integer('train_seed', [0, 1], 'Seeds.')
 _UPDATES = flags.DEFINE_multi_integer('updates', [5_000, 20_000], 'Training lengths.')
 _BATCH = flags.DEFINE_integer('batch', 4, 'Crops.')
 _CROP = flags.DEFINE_integer('crop', 480, 'Samples.')
+_EXECUTOR = flags.DEFINE_string('executor', 'process', 'Or ray,cpus=2,…: executors.create.')
 _CHANNELS = flags.DEFINE_integer('channels', 16, 'Conditioning channels.')
 
 
@@ -105,7 +106,8 @@ def runs():
 
 
 def main(_):
-  sweep.execute(list(runs()), _RESULTS.value, _WORKDIR.value)
+  sweep.execute(list(runs()), _RESULTS.value, _WORKDIR.value,
+                executor=executors.create(_EXECUTOR.value))
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ at any moment leaves the previous checkpoints as they were.
 """
 
 import contextlib
+import hashlib
 import pathlib
 
 import jax
@@ -115,10 +116,8 @@ def load(workdir) -> dict:
   """
   config = workdir_lib.read_config(workdir)
   saved = Checkpoints(workdir, read_only=True)
-  step = saved.best()
-  if step is None:
-    raise InputError(f'{workdir}: holds no complete checkpoint; train it first.')
-  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  step = _best(saved, workdir)
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   state, _ = saved.restore(step_lib.abstract_state(models.build(config), config, here), step)
   saved.close()
   # A NaN would not stop a sampler: it would sound.
@@ -126,6 +125,28 @@ def load(workdir) -> dict:
     raise InputError(f'{workdir}: the weights of step {step} are not finite; restore an '
                      'earlier checkpoint folder or train again.')
   return state
+
+
+def _best(saved: Checkpoints, workdir) -> int:
+  step = saved.best()
+  if step is None:
+    raise InputError(f'{workdir}: holds no complete checkpoint; train it first.')
+  return step
+
+
+def identity(workdir) -> str:
+  """Tells the checkpoint that `load` takes from any other.
+
+  Raises:
+    InputError: if there is no run or no complete checkpoint.
+  """
+  workdir_lib.read_config(workdir)
+  saved = Checkpoints(workdir, read_only=True)
+  step = _best(saved, workdir)
+  saved.close()
+  metadata = pathlib.Path(workdir) / 'checkpoints' / str(step) / '_CHECKPOINT_METADATA'
+  # It holds when the checkpoint was written, to the nanosecond.
+  return f'{step}:{hashlib.blake2b(metadata.read_bytes(), digest_size=16).hexdigest()}'
 
 
 def load_weights(workdir, expected: Config | None = None):

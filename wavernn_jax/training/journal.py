@@ -49,6 +49,16 @@ class Journal:
     self._events.close()
 
 
+class Nothing:
+  """The journal of a process that leaves the writing to the first one."""
+
+  def scalars(self, step: int, values: dict[str, float]) -> None:
+    pass
+
+  def close(self) -> None:
+    pass
+
+
 def read_rows(path) -> list[dict]:
   """Rows of a metrics.jsonl; a last line that a kill cut short is left out."""
   path = pathlib.Path(path)
@@ -62,11 +72,12 @@ def read_rows(path) -> list[dict]:
 
 
 class Progress:
-  """Steps, audio trained a second, NLL and time left, on one line."""
+  """Steps, audio trained a second, NLL and time left, on one line, where `shown`."""
 
-  def __init__(self, first: int, last: int, samples_per_step: int, sample_rate: int):
+  def __init__(self, first: int, last: int, samples_per_step: int, sample_rate: int,
+               shown: bool = True):
     self._bar = tqdm.tqdm(total=last, initial=first, unit='step', dynamic_ncols=True,
-                          smoothing=0.05)
+                          smoothing=0.05, disable=not shown)
     self._seconds = samples_per_step / sample_rate
     self._samples = samples_per_step
     self._since, self._step = time.perf_counter(), first
@@ -89,7 +100,8 @@ class Progress:
     self._since, self._step = time.perf_counter(), step
 
   def write(self, text: str) -> None:
-    self._bar.write(text)
+    if not self._bar.disable:
+      self._bar.write(text)
 
   def close(self) -> None:
     self._bar.close()

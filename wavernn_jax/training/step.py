@@ -1,5 +1,7 @@
 """The train step: loss, gradients, Adam, EMA and the NaN guard, one jitted function."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -49,20 +51,42 @@ def abstract_state(model, config: Config, sharding):
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 
-def crop_loss(model, params, batch, config: Config, noise_key):
+def input_noise(key, batch: int, config: Config):
+  """Noise on the inputs of every sample of a batch: B x T x 3."""
+  shape = (config.train.crop, batch, 3)
+  return config.train.input_noise * jax.random.normal(key, shape).swapaxes(0, 1)
+
+
+def crop_loss(model, params, batch, config: Config):
   """Mean nats/sample of a batch of crops, and its coarse and fine parts.
 
-  The state at the start of a crop is zero, as in the paper; the first
+  `batch` is of `data.crop_batches`, with `noise` of `input_noise` if any. The
+  state at the start of a crop is zero, as in the paper; the first
   `config.train.burn_in` samples, which suffer from that, carry no loss.
   """
   pcm, mel_BxFxM = data.crop_inputs(batch, config.mel)
   state = model.crop_state(pcm[:, :model.past])
-  noise = None
-  if config.train.input_noise:
-    shape = (config.train.crop, len(pcm), 3)
-    noise = config.train.input_noise * jax.random.normal(noise_key, shape)
+  noise = batch['noise'].swapaxes(0, 1) if 'noise' in batch else None
   parts = model.loss(params, state, pcm[:, model.past:], mel_BxFxM, config.train.burn_in, noise)
   return sum(parts.values()), {f'nll_{byte}': value for byte, value in parts.items()}
+
+
+def accumulated(value_and_grad, batch, count: int):
+  """The mean of `value_and_grad(crops)` over `count` micro-batches of a batch.
+
+  Every count-th crop is of the same one, so that a batch which is split over
+  devices stays where it is.
+  """
+  if count == 1:
+    return value_and_grad(batch)
+  batches = jax.tree.map(
+      lambda x: x.reshape(len(x) // count, count, *x.shape[1:]).swapaxes(0, 1), batch)
+  shapes = jax.eval_shape(value_and_grad, jax.tree.map(lambda x: x[0], batches))
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  total, _ = jax.lax.scan(
+      lambda total, crops: (jax.tree.map(jnp.add, total, value_and_grad(crops)), None),
+      zeros, batches)
+  return jax.tree.map(lambda x: x / count, total)
 
 
 def ema_decay(step, config: Config):
@@ -85,13 +109,17 @@ def train_step(model, config: Config, state, batch):
   the loop then stops with weights that are still good.
   """
   step = state['step']
-  noise_key = jax.random.fold_in(jax.random.key(config.train.seed), step)
+  if config.train.input_noise:
+    noise_key = jax.random.fold_in(jax.random.key(config.train.seed), step)
+    batch = batch | {'noise': input_noise(noise_key, len(batch['pcm']), config)}
   masks = pruning.update_masks(state['params'], state['masks'], step, config.pruning)
 
-  def masked_loss(params):
-    return crop_loss(model, pruning.apply_masks(params, masks), batch, config, noise_key)
+  def masked_loss(params, crops):
+    return crop_loss(model, pruning.apply_masks(params, masks), crops, config)
 
-  (loss, parts), gradients = jax.value_and_grad(masked_loss, has_aux=True)(state['params'])
+  (loss, parts), gradients = accumulated(
+      functools.partial(jax.value_and_grad(masked_loss, has_aux=True), state['params']),
+      batch, config.train.accumulate)
   norm = optax.tree.norm(gradients)
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
   updates, optimizer_state = optimizer(config.optimizer, config.train.steps).update(

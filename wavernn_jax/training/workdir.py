@@ -10,10 +10,11 @@ from wavernn_jax import config as config_lib, files
 from wavernn_jax.config import Config
 from wavernn_jax.errors import InputError
 
-# Changing these between a stop and a resume changes no weight.
+# Changing these between a stop and a resume changes no weight, beyond the rounding
+# of sums by train.accumulate.
 _FREE = ('config.data.dir', 'config.data.workers', 'config.data.cache_mb', 'config.data.check',
-         'config.train.eval_every', 'config.train.save_every', 'config.train.keep',
-         'config.evaluation.')
+         'config.train.accumulate', 'config.train.eval_every',
+         'config.train.save_every', 'config.train.keep', 'config.evaluation.')
 
 
 def corpus_digest(utterances) -> str:
@@ -26,6 +27,14 @@ def corpus_digest(utterances) -> str:
   digest = hashlib.blake2b(digest_size=16)
   for d in sorted(u.digest for u in utterances):
     digest.update(d)
+  return digest.hexdigest()
+
+
+def order_digest(*splits) -> str:
+  """A digest of utterances in their order, also where files were not decoded."""
+  digest = hashlib.blake2b(digest_size=16)
+  for u in (u for utterances in splits for u in utterances):
+    digest.update(f'{u.name}\0{u.samples}\0'.encode() + u.digest)
   return digest.hexdigest()
 
 
