@@ -58,6 +58,7 @@ int cuLaunchCooperativeKernel(void*, unsigned grid, unsigned, unsigned, unsigned
                               unsigned, unsigned shared_bytes, void*, void** given) {
   if (shared_bytes != sizeof(Memory) || threads != THREADS || grid > CHIP_PROCESSORS) return 1;
   arguments = given;
+  emulation::stores = 0;
   std::vector<emulation::Block> blocks(grid);
   std::vector<emulation::Fiber> fibers(grid * threads);
   for (unsigned b = 0; b < grid; b++) {
@@ -91,8 +92,13 @@ int cuLaunchCooperativeKernel(void*, unsigned grid, unsigned, unsigned, unsigned
       running |= !fibers[i].ended;
       if (!ready(fibers[i])) continue;
       moved = true;
-      emulation::current = &fibers[i];
-      swapcontext(&emulation::scheduler, &emulation::current->context);
+      emulation::resume(fibers[i]);
+    }
+    if (moved) continue;
+    for (auto& fiber : fibers) {  // those that poll in vain poll on, until they give up
+      if (fiber.ended || fiber.watched != &emulation::stores) continue;
+      moved = true;
+      emulation::resume(fiber);
     }
   }
   for (auto& block : blocks) std::free(block.memory);

@@ -2,6 +2,7 @@
 // wait. Which fiber runs next is drawn at random, so that a missing barrier shows.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
@@ -38,19 +39,41 @@ struct Block {
 };
 
 struct Fiber {
-  ucontext_t context;
+  ucontext_t context;  // where it starts
+  jmp_buf place;       // where it goes on: cheaper than a context, which has signals
+  bool started = false, ended = false;
   Index thread;
   Block* block;
   const int* watched = nullptr;  // goes on when this is no longer `seen`
   int seen = 0;
-  bool ended = false;
+  const void* polled = nullptr;  // the last slot, and the stores there had been
+  int stores = 0;
   std::vector<char> stack;
 };
 
 inline Fiber* current;
-inline ucontext_t scheduler;
+inline jmp_buf scheduler;
+inline int stores;  // to any slot so far
 
-inline void yield() { swapcontext(&current->context, &scheduler); }
+inline void resume(Fiber& fiber) {
+  current = &fiber;
+  if (_setjmp(scheduler)) return;
+  if (fiber.started) _longjmp(fiber.place, 1);
+  fiber.started = true;
+  setcontext(&fiber.context);
+}
+
+inline void yield() {
+  if (!_setjmp(current->place)) _longjmp(scheduler, 1);
+}
+
+// Until *word is no longer what it is.
+inline void watch(const int* word) {
+  current->watched = word;
+  current->seen = *word;
+  yield();
+  current->watched = nullptr;
+}
 
 inline void wait(Barrier& barrier) {
   if (++barrier.arrived == barrier.size) {
@@ -58,10 +81,7 @@ inline void wait(Barrier& barrier) {
     barrier.generation++;
     return;
   }
-  current->watched = &barrier.generation;
-  current->seen = barrier.generation;
-  yield();
-  current->watched = nullptr;
+  watch(&barrier.generation);
 }
 
 inline Warp& warp() { return current->block->warps[current->thread.x / 32]; }
@@ -125,11 +145,20 @@ inline int __reduce_add_sync(unsigned, int x) {
   });
 }
 
+// A second look at the same slot waits until something was stored somewhere.
 inline unsigned long long load_word(const unsigned long long* slot) {
-  const unsigned long long word = *slot;
-  // Whoever polls lets others run.
-  emulation::yield();
-  return word;
+  emulation::Fiber& self = *emulation::current;
+  if (self.polled == slot && self.stores == emulation::stores) emulation::watch(&emulation::stores);
+  self.polled = slot;
+  self.stores = emulation::stores;
+  return *slot;
 }
 
-inline void store_word(unsigned long long* slot, unsigned long long word) { *slot = word; }
+inline void store_word(unsigned long long* slot, unsigned long long word) {
+#ifdef LOST_STORE
+  if (emulation::stores++ == LOST_STORE) return;
+#else
+  emulation::stores++;
+#endif
+  *slot = word;
+}

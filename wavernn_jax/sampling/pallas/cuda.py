@@ -32,11 +32,15 @@ BLOCK = blocksparse.BLOCK_SIZE  # outputs of a block row
 LANES = (1, 2, 4, 8)
 _TYPES = {'float32': (0, 4), 'bfloat16': (1, 2), 'int8': (2, 1)}  # macro, bytes
 _DENSE = 0.5  # density from which all blocks are kept and no index is read
+# The structures Row and Share of persistent.cu.
+ROW = np.dtype([('begin', '<i4'), ('count', '<u2'), ('index', '<u2'), ('scale', '<f4')])
+_ROWS_AT = 32
 _MAX_THREADS = 512
 _SPINS = 1 << 22  # polls, seconds, until a number that does not come is given up
-# Guesses for `plan`, in microseconds, until experiments/benchmarks/accelerator.py has
-# been run on a GPU: an exchange, the gates and draws of a lane, a block times a lane.
-_EXCHANGE, _LANE, _BLOCK_TIME = 0.6, 0.25, 0.0004
+# Guesses for `choose`, in microseconds, until experiments/benchmarks/accelerator.py has
+# been run on a GPU: an exchange; the rest of a sample, and more for each lane; reading
+# a block, and multiplying it by one lane.
+_EXCHANGE, _REST, _LANE, _READ, _MULTIPLY = 0.6, 1.0, 0.25, 1.5e-4, 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,10 +126,15 @@ def layout(operands: Operands, matrices: Matrices, team: int, lanes: int):
 
 def share_bytes(macros) -> int:
   """Size of a member's weights, the structure Share."""
-  return round_up(32 + 16 * macros['ROWS'] + macros['VALUES'] + 2 * macros['INDICES'], 16)
+  return round_up(_values_at(macros) + macros['VALUES'] + 2 * macros['INDICES'], 16)
 
 
-def plan(operands: Operands, matrices: Matrices, chip: driver_lib.Chip, batch: int) -> Plan | None:
+def _values_at(macros) -> int:
+  return round_up(_ROWS_AT + ROW.itemsize * macros['ROWS'], 16)
+
+
+def choose(operands: Operands, matrices: Matrices, chip: driver_lib.Chip,
+           batch: int) -> Plan | None:
   """The plan of the least estimated time for a batch, or None if the chip is too small.
 
   Batches of more than a launch holds are made in several.
@@ -140,11 +149,19 @@ def plan(operands: Operands, matrices: Matrices, chip: driver_lib.Chip, batch: i
       groups, available = -(-batch // lanes), chip.processors // team
       launches, teams = -(-groups // available), min(groups, available)
       blocks = dict(macros)['VALUES'] / BLOCK / _TYPES[matrices.packed[0].dtype][1]
-      time = launches * (4 * _EXCHANGE * (team > 1) + _LANE * lanes + 1
-                         + _BLOCK_TIME * blocks * (1 + lanes))
+      time = launches * (4 * _EXCHANGE * (team > 1) + _REST + _LANE * lanes
+                         + blocks * (_READ + _MULTIPLY * lanes))
       if time < least:
         best, least = Plan(team, lanes, teams, macros, shared), time
   return best
+
+
+def room(operands: Operands, matrices: Matrices, chip: driver_lib.Chip) -> int:
+  """Weights for which a chip has room, beside the vectors of one lane."""
+  macros, shared = layout(operands, matrices, chip.processors, 1)
+  vectors = shared - dict(macros)['VALUES']
+  itemsize = _TYPES[matrices.packed[0].dtype][1]
+  return max(0, chip.shared_bytes - vectors) * chip.processors // itemsize
 
 
 def shares(matrices: Matrices, plan: Plan) -> np.ndarray:
@@ -162,10 +179,11 @@ def shares(matrices: Matrices, plan: Plan) -> np.ndarray:
     blocks = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in own])
     ends = np.cumsum(matrices.counts[own])
     first = np.searchsorted(matrices.owners[own], np.arange(6)).astype(np.int32)
-    table = np.stack([ends - matrices.counts[own], matrices.counts[own], within[own]], axis=1)
-    table = np.concatenate([table.astype(np.int32), scales[own, None].view(np.int32)], axis=1)
-    at = 32 + 16 * macros['ROWS']
-    pieces = {0: first, 32: table, at: values[blocks]}
+    table = np.zeros(len(own), ROW)
+    table['begin'], table['count'] = ends - matrices.counts[own], matrices.counts[own]
+    table['index'], table['scale'] = within[own], scales[own]
+    at = _values_at(macros)
+    pieces = {0: first, _ROWS_AT: table, at: values[blocks]}
     if not matrices.dense:
       pieces[at + macros['VALUES']] = indices[blocks]
     for offset, piece in pieces.items():
@@ -185,16 +203,22 @@ def add_kernel(plan: Plan, image: bytes, driver: driver_lib.Driver) -> int:
   return ffi.add(launch)
 
 
-def sample(kernel: int, plan: Plan, operands: Operands, shares, gates_FxBxG, uniform_Tx2xB, h_BxH,
-           pcm_B, positions, temperatures, forced_BxT=None, platform: str = 'CUDA'):
+def constants(operands: Operands, matrices: Matrices, plan: Plan) -> tuple:
+  """What the kernel reads and never changes, as `sample` takes it."""
+  return tuple(jnp.asarray(a) for a in (
+      shares(matrices, plan), operands.previous, operands.current, operands.hidden_bias,
+      operands.output_bias))
+
+
+def sample(kernel: int, plan: Plan, constants, gates_FxBxG, uniform_Tx2xB, h_BxH, pcm_B, positions,
+           temperatures, forced_BxT=None, platform: str = 'CUDA'):
   """Draws F − 2 frames of samples of each of `plan.batch` lanes in one kernel.
 
   Args:
     kernel: of `add_kernel`.
-    plan, shares: of the weights.
-    operands: padded to 16; its three matrices are not read.
+    plan, constants: of the weights.
+    gates_FxBxG, ..: as of tpu.sample, padded to 16.
     platform: 'cpu' in tests.
-    others: as of tpu.sample.
 
   Returns:
     int16 BxT, h_BxH after the last, the logits TxBx2xV with `forced_BxT`, else
@@ -202,18 +226,16 @@ def sample(kernel: int, plan: Plan, operands: Operands, shares, gates_FxBxG, uni
   """
   left, pairs = positions
   frames, batch = gates_FxBxG.shape[0] - 2, len(h_BxH)
-  samples, half = frames * len(left), operands.half
-  forced = forced_BxT is not None
-  words = 2 * plan.lanes * (6 * half + 2 * operands.projection + 2 * BYTE_VALUES)  # a parity
+  samples, forced, macros = frames * len(left), forced_BxT is not None, dict(plan.macros)
+  words = 2 * plan.lanes * (6 * macros['HALF'] + 2 * macros['PROJECTION'] + 2 * BYTE_VALUES)
   shape = jax.ShapeDtypeStruct
   results = (shape((batch, samples), jnp.int32), shape(h_BxH.shape, jnp.float32),
              shape((samples, batch, 2, BYTE_VALUES) if forced else (1,), jnp.float32),
              shape((1,), jnp.uint32), shape((plan.teams, 2, words), jnp.uint32))
-  sizes = jnp.asarray([frames, len(left), forced, batch], jnp.int32)
-  arguments = (shares, operands.previous, operands.current, operands.hidden_bias,
-               operands.output_bias, gates_FxBxG, left, pairs, uniform_Tx2xB, h_BxH,
+  arguments = (*constants, gates_FxBxG, left, pairs, uniform_Tx2xB, h_BxH,
                pcm_B.astype(jnp.int32), jnp.asarray(temperatures, jnp.float32),
-               forced_BxT.astype(jnp.int32) if forced else jnp.zeros(1, jnp.int32), sizes)
+               forced_BxT.astype(jnp.int32) if forced else jnp.zeros(1, jnp.int32),
+               jnp.asarray([frames, len(left), forced, batch], jnp.int32))
   pcm, h, logits, failed, _ = ffi.call(kernel, results, [jnp.asarray(a) for a in arguments],
                                        platform)
   return pcm.astype(jnp.int16), h, logits if forced else None, failed[0] != 0

@@ -35,7 +35,7 @@ constexpr u32 ALL = 0xffffffffu;
 
 enum Matrix { RECURRENT, HIDDEN_COARSE, OUTPUT_COARSE, HIDDEN_FINE, OUTPUT_FINE, MATRICES };
 
-struct Row { int begin, count, index; float scale; };  // blocks of a local block row
+struct Row { int begin; u16 count, index; float scale; };  // blocks of a local block row
 
 // A member's share of the weights, as cuda.py packs it.
 struct Share {
