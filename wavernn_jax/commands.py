@@ -10,7 +10,7 @@ from wavernn_jax import audio, config as config_lib, corpus, files, models, synt
 from wavernn_jax.config import Config
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import evaluate as evaluation, metrics, pictures
-from wavernn_jax.sampling import cpu, export as export_lib, scan
+from wavernn_jax.sampling import cpu, export as export_lib, pallas, scan
 from wavernn_jax.training import checkpoints, journal, loop, workdir as workdir_lib
 
 DEMO_SPEECH = pathlib.Path(__file__).parent / 'demo_speech'
@@ -88,8 +88,8 @@ def synthesize(workdir: str, inputs: str, output: str, temperatures=(1.0, 1.0), 
     seed: of the draws.
     batch: utterances at a time.
     model: an export.
-    engine: 'scan', 'cpu', or 'auto': cpu for exports where JAX has no accelerator.
-    weights: type to which --engine=cpu packs a run, as --mode=export would.
+    engine: 'scan', 'cpu', 'pallas', or 'auto': cpu for exports where JAX has no accelerator.
+    weights: type to which --engine=cpu and pallas pack a run, as --mode=export would.
   """
   if min(temperatures) < 0:
     raise InputError(f'--temperature_coarse, --temperature_fine: found {temperatures}, '
@@ -105,9 +105,16 @@ def synthesize(workdir: str, inputs: str, output: str, temperatures=(1.0, 1.0), 
     sampler = cpu.Sampler(packed, temperatures, config.evaluation.block_frames)
     batch = min(batch, sampler.threads)  # a lane more would only wait for a core
   else:
+    network = models.build(config)
     params = packed.params() if packed else checkpoints.load_weights(workdir)
-    sampler = scan.Sampler(models.build(config), params, temperatures,
-                           config.evaluation.block_frames)
+    options = temperatures, config.evaluation.block_frames
+    if engine == 'pallas':
+      weights = packed.weights if packed else weights
+      sampler = pallas.open_sampler(
+          network, params, *options, weights, min(batch, len(sources)))
+      engine = 'pallas' if isinstance(sampler, pallas.Sampler) else 'scan'
+    else:
+      sampler = scan.Sampler(network, params, *options, donate=jax.default_backend() != 'cpu')
   return _print({'engine': engine, **synthesis.write_all(sampler, sources, output, seed, batch)})
 
 

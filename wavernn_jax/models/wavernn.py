@@ -123,7 +123,8 @@ class WaveRNN:
     h_TxBxH = cell.scan(self.recurrent(params), x_TxBxH, state['h'].astype(x_TxBxH[0].dtype))
     return h_TxBxH, {'coarse': coarse_TxB[1:], 'fine': fine_TxB[1:]}
 
-  def sample(self, params, state, mel_BxFxM, keys_Bx2, temperatures, samples: int):
+  def sample(self, params, state, mel_BxFxM, keys_Bx2, temperatures, samples: int,
+             unroll: int = 1):
     """Draws the next samples of each utterance, one `lax.scan` over them.
 
     Args:
@@ -133,6 +134,7 @@ class WaveRNN:
         every draw.
       temperatures: (coarse, fine); 0 takes the most probable value.
       samples: how many, T.
+      unroll: steps of the scan that are compiled as one.
 
     Returns:
       int16 BxT and the state after the last sample.
@@ -165,7 +167,7 @@ class WaveRNN:
       return (h, coarse, fine), audio.join_bytes(coarse, fine)
 
     carry = (state['h'], *audio.split_bytes(state['sample']))
-    (h, _, _), pcm_TxB = lax.scan(body, carry, (x_TxBxH, uniform_Tx2xB))
+    (h, _, _), pcm_TxB = lax.scan(body, carry, (x_TxBxH, uniform_Tx2xB), unroll=unroll)
     return pcm_TxB.T, {'h': h, 'sample': pcm_TxB[-1], 'index': state['index'] + samples}
 
   def recurrent(self, params):

@@ -117,8 +117,8 @@ def compile_source(macros: tuple[tuple[str, int], ...], capability: int) -> byte
     CudaError: if there is no compiler, or it refuses the source.
   """
   options = ['-std=c++17', *(f'-D{name}={value}' for name, value in macros)]
-  library = _nvrtc()
-  if library is not None:
+  library = nvrtc()
+  if library:
     return _compile_nvrtc(library, [f'--gpu-architecture=sm_{capability}', *options])
   nvcc = shutil.which('nvcc')
   if not nvcc:
@@ -133,7 +133,7 @@ def compile_source(macros: tuple[tuple[str, int], ...], capability: int) -> byte
     return image.read_bytes()
 
 
-def _nvrtc():
+def nvrtc():
   """The NVRTC library, from JAX's wheels or the system; None if there is none."""
   wheels = [path for folder in sys.path for path in glob.glob(
       os.path.join(folder, 'nvidia', '*', 'lib', 'libnvrtc.so.1[23]'))]

@@ -14,6 +14,7 @@ from wavernn_jax.sampling import scan
 from wavernn_jax.sampling.pallas import chips, cuda, driver, operands as operands_lib
 
 TYPES = ('float32', 'bfloat16', 'int8')
+PLATFORMS = ('gpu', 'cuda', 'tpu')
 _AGREEING = 0.99  # least share of draws that must equal those of draw.categorical
 
 
@@ -40,20 +41,29 @@ def open_sampler(model, params, temperatures=(1.0, 1.0), block_frames: int = 16,
     InputError: if there is no chip for which there is a kernel.
   """
   backend = jax.default_backend()
-  if backend not in ('tpu', 'gpu', 'cuda'):
+  if backend not in PLATFORMS:
     raise InputError(f'--engine=pallas: found the platform {backend!r}, expected an NVIDIA GPU or '
                      "a TPU (is JAX installed with its extra 'cuda12', 'cuda13' or 'tpu'?); use "
                      '--engine=scan, or --engine=cpu.')
   try:
-    chip = (chips.Tpu(params, weights, model.mel.hop) if backend == 'tpu'
-            else chips.Cuda(params, weights))
-    sampler = Sampler(model, params, chip, temperatures, block_frames)
+    sampler = Sampler(model, params, open_chip(model, params, weights), temperatures, block_frames)
     sampler.warm_up(batch)
     sampler.check(batch, rounded(params, weights))
     return sampler
   except (chips.DoesNotFit, CheckFailed, driver.CudaError, jax.errors.JaxRuntimeError) as error:
     warnings.warn(f'{error} --engine=scan takes its place.', stacklevel=2)
     return scan.Sampler(model, params, temperatures, block_frames)
+
+
+def open_chip(model, params, weights: str):
+  """The kernel for the machine's accelerator, of chips.py.
+
+  Raises:
+    InputError, CudaError: as of chips.py.
+  """
+  if jax.default_backend() == 'tpu':
+    return chips.Tpu(params, weights, model.mel.hop)
+  return chips.Cuda(params, weights)
 
 
 class Sampler:
@@ -130,12 +140,16 @@ class Sampler:
         [piece[2] for piece in pieces], axis=1)[:, :batch]
     return pcm, after, logits
 
-  def check(self, batch: int, params) -> None:
+  def check(self, batch: int, params) -> dict[str, float]:
     """Compares one frame with the model: log-probabilities, and draws.
 
     Args:
       batch: utterances at a time.
       params: of the model, as `rounded` gives them.
+
+    Returns:
+      nats, the greatest difference of a log-probability; draws, the share that
+      equals those of draw.categorical.
 
     Raises:
       CheckFailed: if they disagree.
@@ -156,6 +170,7 @@ class Sampler:
     if agreeing < _AGREEING:
       raise CheckFailed(f'the persistent kernel is not used: only {agreeing:.1%} of its draws '
                         'follow from its log-probabilities.')
+    return {'nats': error, 'draws': agreeing}
 
   def _block(self, weights, conditioning, state, mel_BxFxM, keys_Bx2, temperatures, forced_BxT,
              *, frames, batch):

@@ -24,7 +24,7 @@ from wavernn_jax.models import cell
 from wavernn_jax.sampling.pallas import operands as operands_lib
 
 LANES, SUBLANES = 128, 8
-_VMEM = 100 * 2**20  # bytes; a v5e, v5p or v6e core has 128, 96 and 128 MiB
+_VMEM = 100 * 2**20  # bytes; libtpu's compiler accepts it for v5e, v5p and v6e
 _VMEM_USABLE = 88 * 2**20
 
 
