@@ -7,7 +7,7 @@
   python launch.py --mode=evaluate --model=FILE.safetensors --data_dir=DIR [--engine=scan|cpu]
   python launch.py --mode=export --workdir=RUN --output=FILE.safetensors [--weights=int8]
   python launch.py --mode=synthesize --workdir=RUN|--model=FILE.safetensors \
-      --input=FILE|DIR --output=DIR [--engine=scan|cpu]
+      --input=FILE|DIR --output=DIR [--engine=scan|cpu|pallas]
 """
 
 import logging as python_logging
@@ -36,10 +36,11 @@ _INPUT = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder for the wavs, or file of the export.')
 _MODEL = flags.DEFINE_string('model', '', 'An export to evaluate or synthesise with.')
 _ENGINE = flags.DEFINE_enum(
-    'engine', 'auto', ['auto', 'scan', 'cpu'], 'Sampler; auto: cpu for exports on a CPU.')
+    'engine', 'auto', ['auto', 'scan', 'cpu', 'pallas'],
+    'Sampler; auto: cpu for exports on a CPU; pallas: one kernel, on GPUs and TPUs.')
 _WEIGHTS = flags.DEFINE_enum(
     'weights', 'bfloat16', ['float32', 'bfloat16', 'int8'],
-    'Type of exported matrices, and of a run packed for --engine=cpu.')
+    'Type of exported matrices, and of a run packed for --engine=cpu or pallas.')
 _SPARSE_ONLY = flags.DEFINE_bool('sparse_only', False, 'Refuse to export an unpruned run.')
 _COARSE = flags.DEFINE_float('temperature_coarse', 1.0, 'Of the coarse byte.')
 _FINE = flags.DEFINE_float('temperature_fine', 1.0, 'Of the fine byte.')

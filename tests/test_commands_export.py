@@ -11,7 +11,8 @@ from experiments.configs import dense
 from wavernn_jax import audio, commands
 from wavernn_jax.config import PruningConfig
 from wavernn_jax.errors import InputError
-from wavernn_jax.sampling import export as export_lib
+from wavernn_jax.sampling import export as export_lib, pallas
+from wavernn_jax.sampling.pallas import chips
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -51,6 +52,24 @@ def test_an_export_says_what_it_is(exported):
   assert result == {'file': str(path), 'bytes': path.stat().st_size, 'weights': 'float32',
                     'parameters': export.parameters, 'block': '16x1'}
   assert export.tensors['recurrent.e'].density == 0.5
+
+
+def test_the_persistent_kernel_speaks_like_scan(exported, speech, tmp_path, monkeypatch):
+  with pytest.raises(InputError, match="--engine=pallas: found the platform 'cpu'"):
+    commands.synthesize('', str(speech), str(tmp_path), model=str(exported[0]), engine='pallas')
+
+  def interpreted(model, params, temperatures, block_frames, weights, batch):
+    assert (weights, batch) == ('float32', 1)
+    chip = chips.Tpu(params, weights, model.mel.hop, interpret=True)
+    return pallas.Sampler(model, params, chip, temperatures, block_frames)
+  monkeypatch.setattr(pallas, 'open_sampler', interpreted)
+  waves = []
+  for engine in ('scan', 'pallas'):
+    result = commands.synthesize('', str(speech), str(tmp_path / engine), model=str(exported[0]),
+                                 engine=engine)
+    assert result['engine'] == engine
+    waves.append(audio.read_audio(tmp_path / engine / 'a.wav', 24_000))
+  np.testing.assert_array_equal(*waves)
 
 
 def test_every_engine_speaks_alike_from_run_and_export(run, exported, speech, tmp_path):

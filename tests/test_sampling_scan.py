@@ -204,3 +204,9 @@ def test_parameters_may_be_replaced_without_compiling_anew():
   found = scan.synthesize(other, [log_mel(FRAMES)], draw.keys(0, [0]))[0]
   np.testing.assert_array_equal(found, whole())
   assert not np.array_equal(found, silent) and len(traces) == 1
+
+
+def test_unrolling_and_donation_change_no_sample():
+  inputs = [log_mel(FRAMES)], draw.keys(0, [0])
+  other = scan.Sampler(RNN, parameters(), block_frames=BLOCK, unroll=3, donate=True)
+  np.testing.assert_array_equal(scan.synthesize(other, *inputs)[0], whole())

@@ -22,7 +22,7 @@ from wavernn_jax import (
 from wavernn_jax.config import Config
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import evaluate as evaluation, metrics, pictures
-from wavernn_jax.sampling import cpu, export as export_lib, scan
+from wavernn_jax.sampling import cpu, export as export_lib, pallas, scan
 from wavernn_jax.training import checkpoints, journal, loop, workdir as workdir_lib, world
 
 DEMO_SPEECH = pathlib.Path(__file__).parent / 'demo_speech'
@@ -113,13 +113,18 @@ def _engine(engine: str, packed) -> str:
   return 'cpu' if packed and on_cpu and cpu.fits(packed.config) else 'scan'
 
 
-def _sampler(engine: str, packed, workdir: str, config: Config, temperatures=(1.0, 1.0)):
-  """The sampler of an export, or of a run by the scan engine."""
+def _sampler(engine: str, packed, workdir: str, config: Config, temperatures=(1.0, 1.0),
+             weights: str = 'float32', batch: int = 1):
+  """The sampler of an export, or, but for the CPU engine, of a run."""
+  options = temperatures, config.evaluation.block_frames
   if engine == 'cpu':
-    return cpu.Sampler(packed, temperatures, config.evaluation.block_frames)
+    return cpu.Sampler(packed, *options)
+  model = models.build(config)
   params = packed.params() if packed else checkpoints.load_weights(workdir)
-  return scan.Sampler(models.build(config), params, temperatures,
-                      config.evaluation.block_frames)
+  if engine == 'pallas':
+    return pallas.open_sampler(
+        model, params, *options, packed.weights if packed else weights, batch)
+  return scan.Sampler(model, params, *options, donate=True)
 
 
 def _free_running(sampler, utterances, config: Config) -> dict:
@@ -148,8 +153,8 @@ def synthesize(workdir: str, inputs: str, output: str, temperatures=(1.0, 1.0), 
     seed: of the draws.
     batch: utterances at a time.
     model: an export.
-    engine: 'scan', 'cpu', or 'auto': cpu for exports where JAX has no accelerator.
-    weights: type to which --engine=cpu packs a run, as --mode=export would.
+    engine: 'scan', 'cpu', 'pallas', or 'auto': cpu for exports where JAX has no accelerator.
+    weights: type to which --engine=cpu and pallas pack a run, as --mode=export would.
     executor: see `executors.create`.
     overwrite: make anew what is there already.
 
@@ -161,7 +166,8 @@ def synthesize(workdir: str, inputs: str, output: str, temperatures=(1.0, 1.0), 
                      'expected 0 (most probable) or more.')
   config = export_lib.read(model).config if model else workdir_lib.read_config(workdir)
   runs_on = executors.create(executor)
-  sampler = functools.partial(open_sampler, workdir, model, engine, weights, temperatures)
+  sampler = functools.partial(
+      open_sampler, workdir, model, engine, weights, temperatures, batch)
   record = {'model': _identity(workdir, model), 'seed': seed, 'temperatures': temperatures,
             'engine': engine, 'weights': weights}
   sources = bulk.find_inputs(inputs)
@@ -176,11 +182,11 @@ def synthesize(workdir: str, inputs: str, output: str, temperatures=(1.0, 1.0), 
 
 
 def open_sampler(workdir: str, model: str, engine: str, weights: str, temperatures,
-                 expected: str):
+                 batch: int, expected: str):
   """Engine, sampler of a run or an export, and how many utterances it takes at a time.
 
   Args:
-    workdir, model, engine, weights, temperatures: of `synthesize`.
+    workdir, model, engine, weights, temperatures, batch: of `synthesize`.
     expected: identity of the weights.
 
   Raises:
@@ -194,7 +200,9 @@ def open_sampler(workdir: str, model: str, engine: str, weights: str, temperatur
   engine = _engine(engine, packed)
   if engine == 'cpu':
     packed = packed or _pack(workdir, config, weights)
-  sampler = _sampler(engine, packed, workdir, config, temperatures)
+  sampler = _sampler(engine, packed, workdir, config, temperatures, weights, batch)
+  if engine == 'pallas' and not isinstance(sampler, pallas.Sampler):
+    engine = 'scan'
   # On the CPU engine a lane more than threads would only wait for a core.
   return engine, sampler, sampler.threads if engine == 'cpu' else sys.maxsize
 

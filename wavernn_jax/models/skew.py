@@ -89,7 +89,7 @@ def initial_state(config: ModelConfig, batch: int):
 
 
 def sample(rnn: wavernn.WaveRNN, params, state, mel_BxFxM, keys_Bx2, temperatures,
-           samples: int):
+           samples: int, unroll: int = 1):
   """The next samples of each utterance, of `delay` positions ago; and the next state.
 
   Args as for `WaveRNN.sample`, with the frames of that delay before the others.
@@ -114,7 +114,7 @@ def sample(rnn: wavernn.WaveRNN, params, state, mel_BxFxM, keys_Bx2, temperature
     carry = (state['h'].reshape(-1, rnn.config.units),
              *audio.split_bytes(state['sample'].reshape(-1)))
     (h, _, _), pcm_LxR = rnn.draws(params, carry, tuple(x_LxRxH), uniform_Lx2xR, temperatures,
-                                   seen, live_LxR)
+                                   seen, live_LxR, unroll)
     pcm_LxSxB = pcm_LxR.reshape(skew.block, *state['sample'].shape)
     pcm = jnp.pad(state['pcm'], ((0, skew.block), (0, 0), (0, 0)))
     pcm = pcm.at[skew.write_rows(), np.arange(skew.lanes)].set(pcm_LxSxB)

@@ -189,7 +189,8 @@ class Subscale:
     h_SxBxH = h_SxBxH.astype(x_IxSxBxH[0].dtype)
     return cell.scan(self.rnn.recurrent(params), x_IxSxBxH, h_SxBxH), seen
 
-  def sample(self, params, state, mel_BxFxM, keys_Bx2, temperatures, samples: int):
+  def sample(self, params, state, mel_BxFxM, keys_Bx2, temperatures, samples: int,
+             unroll: int = 1):
     """Draws the next samples of each utterance, all lanes in one scan (models/skew.py).
 
     Args:
@@ -200,6 +201,7 @@ class Subscale:
         every draw.
       temperatures: (coarse, fine); 0 takes the most probable value.
       samples: how many, T, a multiple of S·L.
+      unroll: positions drawn by one turn of the loop.
 
     Returns:
       int16 BxT, the samples of `delay` samples ago, and the next state.
@@ -213,4 +215,5 @@ class Subscale:
           f'block of {samples} samples (block_frames · hop): expected a multiple of lanes · '
           f'context_block = {step}; choose another --config.model.context_block or '
           '--config.evaluation.block_frames.')
-    return skew.sample(self.rnn, params, state, mel_BxFxM, keys_Bx2, temperatures, samples)
+    return skew.sample(self.rnn, params, state, mel_BxFxM, keys_Bx2, temperatures, samples,
+                       unroll)

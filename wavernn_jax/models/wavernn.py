@@ -154,7 +154,8 @@ class WaveRNN:
                                        self.config.compute_dtype)
             for byte, y in zip(BYTES, _halves(h_TxBxH, context_TxBxC), strict=True)}
 
-  def sample(self, params, state, mel_BxFxM, keys_Bx2, temperatures, samples: int):
+  def sample(self, params, state, mel_BxFxM, keys_Bx2, temperatures, samples: int,
+             unroll: int = 1):
     """Draws the next samples of each utterance, one `lax.scan` over them.
 
     Args:
@@ -165,6 +166,7 @@ class WaveRNN:
         every draw.
       temperatures: (coarse, fine); 0 takes the most probable value.
       samples: how many, T.
+      unroll: samples made by one turn of the loop.
 
     Returns:
       int16 BxT and the state after the last sample.
@@ -173,11 +175,12 @@ class WaveRNN:
         params['conditioning'], mel_BxFxM, samples, self.config, self.mel)
     uniform_Tx2xB = draw.uniforms(keys_Bx2, state['index'], samples)
     carry = (state['h'], *audio.split_bytes(state['sample']))
-    (h, _, _), pcm_TxB = self.draws(params, carry, x_TxBxH, uniform_Tx2xB, temperatures)
+    (h, _, _), pcm_TxB = self.draws(params, carry, x_TxBxH, uniform_Tx2xB, temperatures,
+                                         unroll=unroll)
     return pcm_TxB.T, {'h': h, 'sample': pcm_TxB[-1], 'index': state['index'] + samples}
 
   def draws(self, params, carry, x_TxBxH, uniform_Tx2xB, temperatures, context_TxBxC=None,
-            live_TxB=None):
+            live_TxB=None, unroll: int = 1):
     """The scan of `sample` over given gate inputs.
 
     Args:
@@ -187,6 +190,7 @@ class WaveRNN:
       uniform_Tx2xB, temperatures: of the draws.
       context_TxBxC: further inputs of the output layers.
       live_TxB: where it is false the state stays and the sample is silent.
+      unroll: samples made by one turn of the loop.
 
     Returns:
       the carry after the last sample, and int16 samples TxB.
@@ -220,7 +224,8 @@ class WaveRNN:
                         zip((coarse, fine), silent, strict=True))
       return (h_new, coarse, fine), audio.join_bytes(coarse, fine)
 
-    return lax.scan(body, carry, (x_TxBxH, uniform_Tx2xB, context_TxBxC, live_TxB))
+    return lax.scan(body, carry, (x_TxBxH, uniform_Tx2xB, context_TxBxC, live_TxB),
+                    unroll=unroll)
 
   def recurrent(self, params):
     """R = [R_u, R_r, R_e], HxG, in the type of the products."""

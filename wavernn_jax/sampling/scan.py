@@ -7,6 +7,7 @@ sample-identical to the whole-utterance call.
 
 import functools
 
+import jax
 import numpy as np
 
 from wavernn_jax import audio, backend, draw
@@ -19,19 +20,27 @@ class Sampler:
   the same shapes without compiling anew.
   """
 
-  def __init__(self, model, params, temperatures=(1.0, 1.0), block_frames: int = 16):
+  def __init__(self, model, params, temperatures=(1.0, 1.0), block_frames: int = 16,
+               unroll: int | None = None, donate: bool = False):
     """Args:
       model: of wavernn_jax.models.
       params: its parameters.
       temperatures: of the coarse and the fine byte; 0 takes the most probable.
       block_frames: frames a call; the latency of a stream beyond `lookahead`.
+      unroll: samples made by one turn of the compiled loop; None for 1 on CPUs,
+        where more only lengthens the code, and 4 elsewhere, where each turn has
+        a fixed cost (not yet measured on a GPU).
+      donate: reuse the memory of the state that is given to `next_block`, which
+        must then not be used again. The samples are the same.
     """
     self.model = model
     self.params = params
     self.block_frames = block_frames
     self._temperatures = np.asarray(temperatures, np.float32)
+    unroll = unroll or (1 if jax.default_backend() == 'cpu' else 4)
     self._sample = backend.jit(functools.partial(
-        model.sample, samples=block_frames * model.mel.hop), donate_argnums=1)
+        model.sample, samples=block_frames * model.mel.hop, unroll=unroll),
+        donate_argnums=(1,) if donate else ())
 
   @property
   def lookahead(self) -> int:

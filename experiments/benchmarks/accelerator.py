@@ -1,0 +1,280 @@
+"""Everything to be measured on a GPU or TPU, in one go of less than ten minutes.
+
+    python -m experiments.benchmarks.accelerator --output=runs/accelerator
+
+Order: the persistent kernel against the model on the device, dense 896 at
+batch 1 and 16 beside the XLA sampler, sparse streams, other plans, a curve of
+streams, a training step. A section that the machine cannot run is skipped, and
+says why; so is one that would begin after --minutes. Without an accelerator the
+kernel for TPUs runs a tiny model in interpret mode.
+
+Writes accelerator.json, .md and .png into --output; the last line is the JSON
+object. Rows: `samples_per_second` of all lanes together.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import time
+
+from absl import app, flags
+import jax
+from matplotlib import figure
+import numpy as np
+
+from experiments.benchmarks import measure, training
+from wavernn_jax import config as config_lib, draw, models
+from wavernn_jax.sampling import pallas, scan
+from wavernn_jax.sampling.pallas import chips, cuda, engine
+
+_OUTPUT = flags.DEFINE_string('output', 'runs/accelerator', 'Folder for results.')
+_MINUTES = flags.DEFINE_float('minutes', 8.0, 'Sections begin within so many.')
+_FRAMES = flags.DEFINE_integer('block_frames', 64, 'Frames of a timed block.')
+_TIMED = flags.DEFINE_integer('blocks', 3, 'Timed blocks of each row.')
+
+TARGETS = {1: 192_000, 16: 1_500_000}  # samples a second of 896 units on an H200
+TRAINING_TARGET = 3_000_000
+_SPARSITY = 0.95
+# Dense bfloat16 operations a second, from the makers' data sheets.
+_PEAKS = {'H200': 989e12, 'H100': 989e12, 'A100': 312e12, 'TPU v5 lite': 197e12,
+          'TPU v5': 459e12, 'TPU v6 lite': 918e12}
+
+
+class Skipped(Exception):
+  """A section that this machine cannot run; the message says why."""
+
+
+@functools.cache
+def model_of(units: int, projection: int, sparsity: float = 0.0, tiny: bool = False):
+  """A model whose logits are far from uniform, and its parameters."""
+  config = config_lib.Config()
+  config.model.units, config.model.projection = units, projection
+  if tiny:
+    config.model.channels, config.mel.hop = 8, 20
+  model = models.build(config)
+  rng = np.random.default_rng(0)
+
+  def change(path, leaf):
+    names, leaf = [key.key for key in path], np.asarray(leaf)
+    if leaf.ndim < 2 or names[0] not in ('recurrent', 'outputs'):
+      return leaf
+    leaf = leaf * np.float32(3 if names[0] == 'outputs' else 1)
+    blocks = np.zeros(leaf.size // cuda.BLOCK, np.float32)
+    blocks[rng.permutation(len(blocks))[round(sparsity * len(blocks)):]] = 1
+    kept = np.repeat(blocks.reshape(len(leaf), -1), cuda.BLOCK, axis=1)
+    return leaf * kept / np.float32(np.sqrt(1 - sparsity)) if sparsity else leaf
+  return model, jax.tree_util.tree_map_with_path(change, model.init(0))
+
+
+def speed(sampler, lanes: int) -> float:
+  """Samples a second of all lanes, with the conditioning and the way to the host."""
+  mel, frames = sampler.model.mel, sampler.block_frames
+  rng = np.random.default_rng(0)
+  shape = lanes, frames + 2 * sampler.lookahead, mel.bands
+  inputs = rng.normal(-5, 2, shape).astype(np.float32), draw.keys(0, range(lanes))
+  seconds = measure.interleaved(
+      {0: lambda: sampler.next_block(sampler.initial_state(lanes), *inputs)}, _TIMED.value)[0]
+  return lanes * frames * mel.hop / seconds
+
+
+def kernel(model, params, weights: str = 'bfloat16', chip=None):
+  """The persistent kernel, without its fallback."""
+  chip = chip or engine.open_chip(model, params, weights)
+  return engine.Sampler(model, params, chip, block_frames=_FRAMES.value)
+
+
+def _accelerator() -> str:
+  platform = jax.default_backend()
+  if platform not in engine.PLATFORMS:
+    raise Skipped(f'needs a GPU or a TPU, found the platform {platform!r}')
+  return platform
+
+
+def _row(sampler, name, lanes, **more):
+  return {'what': name, 'lanes': lanes, 'samples_per_second': speed(sampler, lanes), **more}
+
+
+# Sections: each yields rows.
+
+
+def interpreted():
+  """The kernel for TPUs as JAX on the CPU, on a tiny model."""
+  if jax.default_backend() in engine.PLATFORMS:
+    raise Skipped('there is an accelerator')
+  model, params = model_of(32, 32, tiny=True)
+  for weights in ('float32', 'bfloat16'):
+    chip = chips.Tpu(params, weights, model.mel.hop, interpret=True)
+    sampler = engine.Sampler(model, params, chip, block_frames=1)
+    yield {'what': f'interpret mode, {weights}', 'lanes': 2,
+           **sampler.check(2, pallas.engine.rounded(params, weights))}
+
+
+def correctness():
+  """The check that every synthesis begins with, for each type and batch."""
+  platform = _accelerator()
+  for weights in engine.TYPES[:2] if platform == 'tpu' else engine.TYPES:
+    model, params = model_of(896, 448)
+    sampler = kernel(model, params, weights)
+    for lanes in (1, 16):
+      yield {'what': f'896 units, {weights}', 'lanes': lanes,
+             **sampler.check(lanes, engine.rounded(params, weights))}
+
+
+def dense():
+  """896 units: the persistent kernel."""
+  _accelerator()
+  model, params = model_of(896, 448)
+  sampler = kernel(model, params)
+  for lanes, target in TARGETS.items():
+    yield _row(sampler, 'kernel, 896 units', lanes, target=target)
+
+
+def xla():
+  """The same by the scan sampler, with loops unrolled and donated state."""
+  _accelerator()
+  model, params = model_of(896, 448)
+  half = models.build(config_lib.Config(
+      model=dataclasses.replace(model.config, compute_dtype='bfloat16')))
+  for unroll in (1, 4, 16):
+    for lanes in TARGETS:
+      sampler = scan.Sampler(half, params, block_frames=_FRAMES.value, unroll=unroll, donate=True)
+      yield _row(sampler, f'XLA, 896 units, unroll {unroll}', lanes)
+
+
+def sparse():
+  """95% sparse, 1024 units: one stream for each multiprocessor (int8), or for two (bfloat16)."""
+  if _accelerator() == 'tpu':
+    raise Skipped('the kernel for TPUs has no sparse products')
+  model, params = model_of(1024, 512, _SPARSITY)
+  for weights in ('int8', 'bfloat16'):
+    sampler = kernel(model, params, weights)
+    for lanes in (1, sampler._chip.chip.processors):
+      plan = dataclasses.asdict(sampler._chip.plan(lanes))
+      yield _row(sampler, f'kernel, 1024 units, 95% sparse, {weights}', lanes,
+                 **sampler.check(lanes, engine.rounded(params, weights)),
+                 plan={name: plan[name] for name in ('team', 'lanes', 'teams')})
+
+
+def plans():
+  """Teams of other sizes, one lane each: how `cuda.choose` should choose."""
+  if _accelerator() == 'tpu':
+    raise Skipped('plans are of the kernel for GPUs')
+  model, params = model_of(896, 448)
+  for team, lanes in ((132, 1), (66, 1), (44, 1), (33, 1), (66, 2), (66, 4), (66, 8), (33, 4)):
+    def choose(operands, matrices, chip, batch, team=team, lanes=lanes):
+      macros, shared = cuda.layout(operands, matrices, team, lanes)
+      return cuda.Plan(team, lanes, min(-(-batch // lanes), chip.processors // team), macros,
+                       shared)
+    sampler = kernel(model, params, chip=chips.Cuda(params, 'bfloat16', choose=choose))
+    processors = sampler._chip.chip.processors
+    if team <= processors:
+      yield _row(sampler, f'kernel, 896 units, teams of {team}, {lanes} lanes each',
+                 lanes * (processors // team))
+
+
+def streams():
+  """How many samples a second so many streams make together."""
+  _accelerator()
+  model, params = model_of(896, 448)
+  sampler = kernel(model, params)
+  for lanes in (2, 4, 8, 32, 64, 128):
+    yield _row(sampler, 'kernel, 896 units', lanes)
+
+
+def training_step():
+  """896 units, batch 256 x 960, bfloat16: the whole step, its parts, its share of the peak."""
+  _accelerator()
+  config = config_lib.Config()
+  config.model.compute_dtype, config.train.batch = 'bfloat16', 256
+  result = training.full_step(config)
+  h, p = config.model.units, config.model.projection
+  products = 3 * h * h + 2 * (h // 2 * p + p * 256)
+  needed = 3 * 2 * products * result['samples_per_second']  # forward, and twice backward
+  kind = jax.devices()[0].device_kind
+  peak = next((value for name, value in _PEAKS.items() if name in kind), None)
+  yield {'what': 'training, 896 units, 256 x 960, bfloat16', 'lanes': 256, 'target':
+         TRAINING_TARGET, 'step_of_recurrence_us': 1e3 * result['step_ms'] / config.train.crop,
+         'share_of_peak': needed / peak if peak else None, **result}
+
+
+SECTIONS = (interpreted, correctness, dense, xla, sparse, streams, plans, training_step)
+
+
+def run(sections=SECTIONS) -> list[dict]:
+  """Rows of all sections; of one that was skipped or failed, a row that says why."""
+  rows, begin = [], time.monotonic()
+  for section in sections:
+    start = time.monotonic()
+    try:
+      if start - begin > 60 * _MINUTES.value:
+        raise Skipped(f'more than --minutes={_MINUTES.value:g} had passed')
+      for row in section():
+        rows.append({'section': section.__name__, **row})
+        print(json.dumps(rows[-1]), flush=True)
+    except Skipped as reason:
+      rows.append({'section': section.__name__, 'what': 'skipped', 'reason': str(reason)})
+    except Exception as error:  # the other sections still count
+      reason = f'{type(error).__name__}: {error}'.strip()[:500]
+      rows.append({'section': section.__name__, 'what': 'failed', 'reason': reason})
+    print(f'{section.__name__}: {time.monotonic() - start:.1f} s', flush=True)
+  return rows
+
+
+# Reports
+
+
+def table(rows: list[dict], source: dict) -> str:
+  """Markdown: figures beside their targets, and what was skipped."""
+  lines = [f'{source["hardware"]}, jax {source["jax"]}, commit {source["commit"]}, '
+           f'{source["date"]}', '',
+           '| section | what | lanes | samples/s | target | × real time a lane | remarks |',
+           '|---|---|---|---|---|---|---|']
+  for row in rows:
+    found, shown = row.get('samples_per_second'), {'section', 'what', 'lanes', 'target',
+                                                   'samples_per_second'}
+    remarks = '; '.join(f'{name} {_brief(value)}' for name, value in row.items()
+                        if name not in shown)
+    figures = [f'{found:,.0f}' if found else '',
+               f'{row["target"]:,}' if 'target' in row else '',
+               f'{found / row["lanes"] / 24_000:.1f}' if found and row['section'] !=
+               'training_step' else '']
+    lines.append(' | '.join(['| ' + row['section'], row['what'], str(row.get('lanes', '')),
+                             *figures, remarks]) + ' |')
+  return '\n'.join([*lines, ''])
+
+
+def _brief(value):
+  return f'{value:.4g}' if isinstance(value, float) else value
+
+
+def picture(rows: list[dict]) -> figure.Figure:
+  """Samples a second against lanes, a line for each sampler."""
+  drawing = figure.Figure(figsize=(7, 4.5), layout='constrained')
+  axes = drawing.add_subplot(xlabel='streams', ylabel='samples/s, all streams', xscale='log',
+                             yscale='log')
+  timed = [row for row in rows if row.get('samples_per_second')
+           and row['section'] not in ('plans', 'training_step')]
+  for name in dict.fromkeys(row['what'] for row in timed):
+    points = sorted((r['lanes'], r['samples_per_second']) for r in timed if r['what'] == name)
+    axes.plot(*zip(*points, strict=True), marker='o', label=name)
+  axes.plot(*zip(*TARGETS.items(), strict=True), 'k*', label='target, 896 units')
+  reasons = {row['reason'] for row in rows if row['section'] == 'dense' and 'reason' in row}
+  axes.set_title(f'not measured: {reasons.pop()[:80]}' if reasons else '')
+  axes.legend(fontsize='small')
+  return drawing
+
+
+def main(_):
+  folder = pathlib.Path(_OUTPUT.value)
+  folder.mkdir(parents=True, exist_ok=True)
+  rows, source = run(), measure.source()
+  (folder / 'accelerator.json').write_text(json.dumps({'rows': rows, **source}, indent=1))
+  (folder / 'accelerator.md').write_text(table(rows, source))
+  picture(rows).savefig(folder / 'accelerator.png', dpi=120)
+  print(table(rows, source))
+  measure.report({'rows': rows})
+
+
+if __name__ == '__main__':
+  app.run(main)

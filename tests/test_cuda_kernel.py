@@ -1,0 +1,234 @@
+"""The kernel for GPUs: emulated against the scan sampler, packed, planned, compiled, lowered."""
+
+import functools
+import shutil
+
+import cuda_emulation
+import jax
+import numpy as np
+import pytest
+import random_models
+
+from wavernn_jax import audio, draw, models
+from wavernn_jax.config import Config, MelConfig, ModelConfig, PruningConfig
+from wavernn_jax.models import wavernn
+from wavernn_jax.sampling import blocksparse, scan
+from wavernn_jax.sampling.pallas import chips, cuda, driver, engine, ffi, operands
+
+H200 = driver.Chip(132, 232_448, 90)
+BLOCK = 3
+emulated = pytest.mark.skipif(not cuda_emulation.COMPILER, reason='needs g++')
+needs_compiler = pytest.mark.skipif(
+    not shutil.which('nvcc') and not driver.nvrtc(), reason='needs NVRTC or nvcc')
+
+
+@functools.cache
+def model(units, projection, sparsity=0.0, center=True):
+  """A random model whose every input moves every later draw, and its parameters."""
+  mel = MelConfig(name='tiny', sample_rate=800, n_fft=16, window=8, hop=4, bands=3, fmax=400.0,
+                  center=center)
+  config = Config(
+      model=ModelConfig(units=units, projection=projection, channels=8, layers=2), mel=mel,
+      pruning=PruningConfig(recurrent=sparsity, hidden=sparsity, output=sparsity))
+  params, _ = random_models.pruned_run(config)
+  if sparsity:
+    params = prune(params, sparsity)
+  return models.build(config), params
+
+
+def prune(params, sparsity):
+  """Parameters with that share of the 16x1 blocks left out."""
+  rng = np.random.default_rng(0)
+
+  def kernels(tree):
+    return {name: kernels(leaf) if isinstance(leaf, dict) else leaf if leaf.ndim < 2 else leaf
+            * np.repeat(rng.random((len(leaf), leaf.shape[1] // 16)) >= sparsity, 16, axis=1)
+            for name, leaf in tree.items()}
+  return params | {name: kernels(params[name]) for name in ('recurrent', 'outputs')}
+
+
+def large(units, sparsity=0.0):
+  """Parameters of a large model, of noise."""
+  rng = np.random.default_rng(0)
+  shapes = jax.eval_shape(lambda: wavernn.WaveRNN(
+      ModelConfig(units=units, projection=units // 2), MelConfig()).init(0))
+  params = jax.tree.map(lambda a: rng.standard_normal(a.shape, np.float32), shapes)
+  return prune(params, sparsity) if sparsity else params
+
+
+def log_mels(rnn, frames):
+  rng = np.random.default_rng(1)
+  return [rng.uniform(audio.mel_floor(rnn.mel), 1, (n, rnn.mel.bands)).astype(np.float32)
+          for n in frames]
+
+
+# Samples
+
+
+CASES = {  # units, projection, sparsity, weights, team, lanes, teams, utterances, temperatures
+    'dense team, two launches, cut rows': (72, 20, 0.0, 'float32', 5, 2, 1, 3, (1.0, 0.7)),
+    'sparse teams': (96, 48, 0.8, 'bfloat16', 2, 1, 2, 2, (0.0, 1.0)),
+    'sparse member': (128, 32, 0.9, 'int8', 1, 4, 1, 3, (1.0, 1.0))}
+
+
+@emulated
+@pytest.mark.parametrize('case', CASES)
+def test_samples_are_those_of_the_scan_sampler(case):
+  """Over blocks of a stream. Rounding differs; these seeds meet no tie."""
+  units, projection, sparsity, weights, team, lanes, teams, utterances, temperatures = CASES[case]
+  rnn, params = model(units, projection, sparsity, center=units != 72)
+  chip = cuda_emulation.chip(params, weights, team, lanes, teams)
+  found = engine.Sampler(rnn, params, chip, temperatures, BLOCK)
+  expected = scan.Sampler(rnn, engine.rounded(params, weights), temperatures, BLOCK)
+  inputs = log_mels(rnn, (7, 3, 5)[:utterances]), draw.keys(4, range(utterances))
+  for one, other in zip(scan.synthesize(found, *inputs), scan.synthesize(expected, *inputs),
+                        strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
+@emulated
+def test_forced_logits_are_those_of_the_model():
+  rnn, params = model(72, 20, center=False)
+  sampler = engine.Sampler(rnn, params, cuda_emulation.chip(params, 'float32', 5, 2), (1, 1), BLOCK)
+  pcm = np.random.default_rng(0).integers(-2**15, 2**15, (2, BLOCK * rnn.mel.hop)).astype(np.int16)
+  mel = np.stack(log_mels(rnn, [BLOCK + 2 * rnn.context] * 2))
+  state, keys = rnn.initial_state(2), draw.keys(0, [0, 1])
+  echoed, after, found = sampler.run(state, mel, keys, BLOCK, pcm)
+  expected = engine.reference_logits(rnn, params, state, pcm, mel, np.float32)
+  np.testing.assert_array_equal(echoed, pcm)
+  np.testing.assert_allclose(found, expected, atol=2e-4)
+  _, model_state = rnn.nats(params, state, pcm, mel)
+  np.testing.assert_allclose(after['h'], model_state['h'], atol=1e-5)
+
+
+@emulated
+def test_a_kernel_is_checked_before_it_is_used():
+  rnn, params = model(24, 20)
+  sampler = engine.Sampler(rnn, params, cuda_emulation.chip(params, 'float32', 1, 1, 2), (1, 1), 3)
+  sampler.check(2, params)
+  other = params | {'coarse': 1.5 * params['coarse']}
+  with pytest.raises(engine.CheckFailed, match='log-probabilities differ'):
+    sampler.check(2, other)
+  sampler._chip.call = lambda *a: (lambda pcm, *rest: (pcm + 1, *rest))(
+      *chips.Cuda.call(sampler._chip, *a))
+  with pytest.raises(engine.CheckFailed):
+    engine.Sampler(rnn, params, sampler._chip, (1, 1), 3).check(2, params)
+
+
+@emulated
+def test_members_that_lose_one_another_give_up():
+  rnn, params = model(24, 20)
+  chip = cuda_emulation.chip(params, 'float32', 2, 1, SPINS=50, LOST_STORE=2000)
+  sampler = engine.Sampler(rnn, params, chip, (1, 1), BLOCK)
+  with pytest.raises(RuntimeError, match='--engine=scan'):
+    sampler.warm_up(1)
+
+
+@emulated
+def test_an_error_of_the_driver_reaches_the_caller():
+  rnn, params = model(24, 20)
+  chip = cuda_emulation.chip(params, 'float32', 1, 1, 133)  # blocks for 132 multiprocessors
+  with pytest.raises(jax.errors.JaxRuntimeError, match='cuLaunchCooperativeKernel'):
+    engine.Sampler(rnn, params, chip, (1, 1), BLOCK).warm_up(1)
+
+
+# Packing and plans
+
+
+@pytest.mark.parametrize(('sparsity', 'weights', 'team'), [
+    (0.0, 'float32', 5), (0.7, 'bfloat16', 3), (0.7, 'int8', 1)])
+def test_members_hold_the_matrices_between_them(sparsity, weights, team):
+  _, params = model(128, 48, sparsity)
+  built = operands.build(params, cuda.BLOCK)
+  matrices = cuda.pack(built, weights)
+  macros, shared = cuda.layout(built, matrices, team, 2)
+  sizes = dict(macros)
+  found = [np.zeros(m.shape, np.float32) for m in matrices.packed]
+  for share in cuda.shares(matrices, cuda.Plan(team, 2, 1, macros, shared)).view(np.uint8):
+    first = share[:24].view(np.int32)
+    end = 32 + cuda.ROW.itemsize * sizes['ROWS']
+    table, at = share[32:end].view(cuda.ROW), operands.round_up(end, 16)
+    values = share[at:at + sizes['VALUES']].view(blocksparse.DTYPES[weights])
+    values = values.view(jax.numpy.bfloat16) if weights == 'bfloat16' else values
+    columns = share[at + sizes['VALUES']:].view(np.uint16)
+    for i in range(5):
+      for row in table[first[i]:first[i + 1]]:
+        blocks = slice(row['begin'], row['begin'] + row['count'])
+        where = np.arange(row['count']) if matrices.dense else columns[blocks]
+        outputs = np.arange(16) + 16 * row['index']
+        found[i][outputs[:, None], where] += (
+            values.reshape(-1, 16)[blocks].T.astype(np.float32) * row['scale'])
+  for matrix, packed in zip(found, matrices.packed, strict=True):
+    np.testing.assert_array_equal(matrix, blocksparse.unpack(packed))
+
+
+def test_plans_of_an_h200():
+  dense = operands.build(large(896), cuda.BLOCK)
+  packed = cuda.pack(dense, 'bfloat16')
+  one, many = (cuda.choose(dense, packed, H200, batch) for batch in (1, 16))
+  assert (one.team, one.lanes, one.teams) == (132, 1, 1)
+  assert many.batch >= 16 and many.team * many.teams <= 132
+  sparse = operands.build(large(1024, 0.95), cuda.BLOCK)
+  packed = cuda.pack(sparse, 'int8')
+  plan = cuda.choose(sparse, packed, H200, 132)
+  assert (plan.team, plan.lanes, plan.teams) == (1, 1, 132)  # a stream on each
+  needed = [cuda.layout(sparse, cuda.pack(sparse, 'bfloat16'), team, 1)[1] for team in (1, 2)]
+  assert needed[0] > H200.shared_bytes >= needed[1]
+
+
+def test_a_model_too_large_for_the_chip_says_what_fits():
+  class Driver:
+    def chip(self, _):
+      return driver.Chip(4, 100_000, 90)
+
+  with pytest.raises(chips.DoesNotFit, match=r'294,912 weights of 256 units .* about \d') as caught:
+    chips.Cuda(large(256), 'float32', Driver()).fit(1)
+  room = int(str(caught.value).split('about ')[1].split(' ')[0].replace(',', ''))
+  assert 4 * 100_000 / 4 * 0.8 < room < 4 * 100_000 / 4
+
+
+def test_an_old_gpu_is_refused():
+  class Driver:
+    def chip(self, _):
+      return driver.Chip(56, 65_536, 60)
+
+  with pytest.raises(driver.CudaError, match='found a GPU of compute capability 6.0'):
+    chips.Cuda(large(32), 'float32', Driver())
+
+
+# Compilation and lowering
+
+
+@needs_compiler
+@pytest.mark.parametrize(('units', 'sparsity', 'weights', 'batch'), [
+    (896, 0.0, 'bfloat16', 1), (1024, 0.95, 'int8', 132)])
+def test_machine_code_for_an_h200(units, sparsity, weights, batch):
+  built = operands.build(large(units, sparsity), cuda.BLOCK)
+  plan = cuda.choose(built, cuda.pack(built, weights), H200, batch)
+  image = driver.compile_source(plan.macros, H200.capability)
+  assert image.startswith(b'\x7fELF') and b'.text.sample' in image
+
+
+@needs_compiler
+def test_an_error_of_the_compiler_is_told():
+  with pytest.raises(driver.CudaError, match='HALF'):
+    driver.compile_source((('P', 16),), H200.capability)
+
+
+def test_lowering_for_a_gpu():
+  class Driver:
+    def chip(self, _):
+      return H200
+
+  rnn = wavernn.WaveRNN(ModelConfig(), MelConfig())
+  chip = chips.Cuda(large(896), 'bfloat16', Driver(), lambda *_: b'')
+  sampler = engine.Sampler(rnn, jax.eval_shape(lambda: rnn.init(0)), chip)
+  shapes = jax.eval_shape(lambda: (
+      chip.weights(1), rnn.init(0)['conditioning'], rnn.initial_state(1),
+      np.zeros((1, 16 + 2 * rnn.context, 80), np.float32), np.zeros((1, 2), np.uint32),
+      np.zeros(2, np.float32), None))
+  exported = jax.export.export(
+      sampler._run, platforms=['cuda'],
+      disabled_checks=[jax.export.DisabledSafetyCheck.custom_call(ffi.TARGETS['CUDA'])])(
+          *shapes, frames=16, batch=1)
+  assert ffi.TARGETS['CUDA'] in exported.mlir_module()

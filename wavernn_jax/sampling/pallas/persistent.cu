@@ -1,0 +1,380 @@
+// The persistent sampling kernel for NVIDIA GPUs (§2.1); cuda.py says why CUDA C++.
+//
+// A team of TEAM blocks, one on a multiprocessor, makes the samples of LANES
+// utterances. Each member keeps some block rows (16 outputs) of every matrix in
+// shared memory for the whole launch. A sample is
+//
+//   1  coarse gates, by every member for itself    from G of the sample before
+//   2  relu(O1 y_c) by rows                        -> exchange
+//   3  O2 by rows                                  -> exchange
+//   4  draw c_t, fine gates, by every member for itself
+//   5  relu(O3 y_f) by rows                        -> exchange
+//   6  G = R h_t by rows, while 5 is under way     -> exchange with 7
+//   7  O4 by rows                                  -> exchange
+//   8  draw f_t, by every member for itself
+//
+// so that a sample costs four exchanges through the L2 cache. There is no barrier
+// between multiprocessors: a number travels in one 64-bit word with the index of
+// its sample, and the receiver reads the word until the index is right. Slots
+// alternate between two parities. A member writes a parity again only after G of
+// every member for the sample between, and a member sends that G only after
+// having read everything of the sample before: no unread slot is overwritten.
+//
+// Compiled for one model: HALF K and PROJECTION P (padded to 16), TEAM, LANES,
+// THREADS, WEIGHTS (0 float32, 1 bfloat16, 2 int8), DENSE, ROWS, VALUES, INDICES,
+// PARTIALS (capacities of a member's memory, see cuda.py), SPINS.
+
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+constexpr int H = 2 * HALF, G = 3 * H, P = PROJECTION, V = 256, BLOCK = 16;
+constexpr int WARPS = THREADS / 32;
+constexpr int UNITS = (HALF + THREADS - 1) / THREADS;  // of a half, per thread
+constexpr u32 ALL = 0xffffffffu;
+
+enum Matrix { RECURRENT, HIDDEN_COARSE, OUTPUT_COARSE, HIDDEN_FINE, OUTPUT_FINE, MATRICES };
+
+struct Row { int begin; u16 count, index; float scale; };  // blocks of a local block row
+
+// A member's share of the weights, as cuda.py packs it.
+struct Share {
+  int first[8];  // local rows first[m]..first[m + 1] belong to matrix m
+  Row rows[ROWS];
+  alignas(16) unsigned char values[VALUES];
+  u16 indices[INDICES];
+};
+
+struct Memory {
+  alignas(16) Share share;
+  alignas(16) float h[H * LANES];   // [unit][lane]
+  float a[P * LANES];               // relu of O1 or O3, [row][lane]
+  float partial[2][PARTIALS * BLOCK * LANES + 1];
+  float y[TEAM == 1 ? V * LANES : 1];
+  int drawn[2][LANES];
+};
+
+// Slots of one parity: numbers of lane l stand together.
+struct Slots { u64 g[LANES * G], a[2][LANES * P], y[2][LANES * V]; };
+
+struct Inputs {
+  const u32* share;           // [TEAM][sizeof(Share) / 4]
+  const float* previous;      // [2][G]
+  const float* current;       // [3][HALF]
+  const float* hidden_bias;   // [2][P]
+  const float* output_bias;   // [2][V]
+  const float* gates;         // [frames + 2][lanes][G]
+  const int* left;            // [hop]
+  const float* pairs;         // [hop][2]
+  const float* uniform;       // [samples][2][lanes]
+  const float* h;             // [lanes][H]
+  const int* pcm;             // [lanes], of −32768..32767
+  const float* temperatures;  // [2]
+  const int* forced;          // [lanes][samples], or unused
+  const int* sizes;           // frames, hop, forced, lanes
+};
+
+#ifndef EMULATED
+extern __shared__ __align__(16) unsigned char shared_memory[];
+
+__device__ __forceinline__ u64 load_word(const u64* slot) {
+  u64 word;
+  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(word) : "l"(slot) : "memory");
+  return word;
+}
+
+__device__ __forceinline__ void store_word(u64* slot, u64 word) {
+  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" :: "l"(slot), "l"(word) : "memory");
+}
+#endif
+
+__device__ __forceinline__ void send(u64* slot, float value, u32 sample) {
+  store_word(slot, (u64)sample << 32 | __float_as_uint(value));
+}
+
+// Numbers that arrive at slots[0], slots[stride], ..: all are asked for before any is waited for.
+// A number that never comes sets *failed, after which nothing is waited for any more.
+template <int COUNT>
+__device__ __forceinline__ void receive(float (&values)[COUNT], const u64* slots, int stride,
+                                        int limit, u32 sample, bool& lost, u32* failed) {
+  u64 words[COUNT];
+#pragma unroll
+  for (int i = 0; i < COUNT; i++)
+    words[i] = i * stride < limit ? load_word(slots + i * stride) : (u64)sample << 32;
+#pragma unroll
+  for (int i = 0; i < COUNT; i++) {
+    for (int spins = 0; (u32)(words[i] >> 32) != sample && !lost; spins++) {
+      words[i] = load_word(slots + i * stride);
+      if (spins == SPINS) {
+        lost = true;
+        *failed = 1;
+      }
+    }
+    values[i] = __uint_as_float((u32)words[i]);
+  }
+}
+
+// Weights of rows 4q..4q+3 of a block.
+__device__ __forceinline__ void unpack(const unsigned char* values, int block, int q, float (&w)[4]) {
+#if WEIGHTS == 0
+  const float4 v = reinterpret_cast<const float4*>(values)[block * 4 + q];
+  w[0] = v.x; w[1] = v.y; w[2] = v.z; w[3] = v.w;
+#elif WEIGHTS == 1
+  const uint2 v = reinterpret_cast<const uint2*>(values)[block * 4 + q];
+  w[0] = __uint_as_float(v.x << 16); w[1] = __uint_as_float(v.x & 0xffff0000u);
+  w[2] = __uint_as_float(v.y << 16); w[3] = __uint_as_float(v.y & 0xffff0000u);
+#else
+  // A float of bits 0x4B0000bb is 2^23 + bb: quicker than a conversion.
+  const u32 v = reinterpret_cast<const u32*>(values)[block * 4 + q] ^ 0x80808080u;
+  w[0] = __uint_as_float(__byte_perm(v, 0x4B000000u, 0x7440)) - 8388736.0f;
+  w[1] = __uint_as_float(__byte_perm(v, 0x4B000000u, 0x7441)) - 8388736.0f;
+  w[2] = __uint_as_float(__byte_perm(v, 0x4B000000u, 0x7442)) - 8388736.0f;
+  w[3] = __uint_as_float(__byte_perm(v, 0x4B000000u, 0x7443)) - 8388736.0f;
+#endif
+}
+
+// One warp: blocks begin..end of a row times x. Thread 4k + q multiplies rows 4q..4q+3 of every
+// eighth block; afterwards it holds the sum of row `4q + (lane >> 4 & 1) * 2 + (lane >> 3 & 1)`.
+__device__ __forceinline__ void row_product(const Share& share, const Row& row, int begin, int end,
+                                            const float* x, float (&sums)[LANES]) {
+  const int thread = threadIdx.x % 32, q = thread % 4;
+  float acc[4][LANES] = {};
+#pragma unroll 4
+  for (int i = begin + thread / 4; i < end; i += 8) {
+    float w[4];
+    unpack(share.values, i, q, w);
+    const float* column = x + (DENSE ? i - row.begin : share.indices[DENSE ? 0 : i]) * LANES;
+#pragma unroll
+    for (int l = 0; l < LANES; l++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) acc[r][l] += w[r] * column[l];
+  }
+  const bool upper = thread & 16, odd = thread & 8;
+#pragma unroll
+  for (int l = 0; l < LANES; l++) {
+    float a = upper ? acc[2][l] : acc[0][l], b = upper ? acc[3][l] : acc[1][l];
+    a += __shfl_xor_sync(ALL, upper ? acc[0][l] : acc[2][l], 16);
+    b += __shfl_xor_sync(ALL, upper ? acc[1][l] : acc[3][l], 16);
+    float sum = odd ? b : a;
+    sum += __shfl_xor_sync(ALL, odd ? a : b, 8);
+    sums[l] = sum + __shfl_xor_sync(ALL, sum, 4);
+  }
+}
+
+// This member's rows of a matrix times x; emit(row, lane, value) for each. Fewer rows than warps
+// are cut along the columns and summed through shared memory.
+template <class Emit>
+__device__ __forceinline__ void product(Memory& m, Matrix matrix, const float* x, Emit emit) {
+  const Share& share = m.share;
+  const int first = share.first[matrix], rows = share.first[matrix + 1] - first;
+  if (rows == 0) return;
+  const int parts = rows < WARPS ? WARPS / rows : 1;
+  const int warp = threadIdx.x / 32, thread = threadIdx.x % 32;
+  const int within = thread % 4 * 4 + (thread >> 4 & 1) * 2 + (thread >> 3 & 1);
+  float* partial = m.partial[matrix == RECURRENT];
+  for (int task = warp; task < rows * parts; task += WARPS) {
+    const Row& row = share.rows[first + task / parts];
+    const int eighths = (row.count + 7) / 8, part = task % parts;
+    const int begin = row.begin + eighths * part / parts * 8;
+    const int end = row.begin + min(row.count, eighths * (part + 1) / parts * 8);
+    float sums[LANES];
+    row_product(share, row, begin, end, x, sums);
+    if (thread & 4) continue;  // the other copy of the same sums
+#pragma unroll
+    for (int l = 0; l < LANES; l++) {
+      if (parts == 1) emit(row.index * BLOCK + within, l, sums[l] * row.scale);
+      else partial[(task * BLOCK + within) * LANES + l] = sums[l];
+    }
+  }
+  if (parts == 1) return;
+  __syncthreads();
+  for (int i = threadIdx.x; i < rows * BLOCK * LANES; i += THREADS) {
+    const int l = i / (rows * BLOCK), r = i % (rows * BLOCK);
+    const Row& row = share.rows[first + r / BLOCK];
+    float sum = 0;
+    for (int part = 0; part < parts; part++)
+      sum += partial[((r / BLOCK * parts + part) * BLOCK + r % BLOCK) * LANES + l];
+    emit(row.index * BLOCK + r % BLOCK, l, sum * row.scale);
+  }
+}
+
+__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1, 1 + __expf(-x)); }
+__device__ __forceinline__ float tangent(float x) { return 1 - __fdividef(2, 1 + __expf(2 * x)); }
+
+__device__ __forceinline__ float scale_byte(int byte) {
+  return (2 * byte - 255) * (1 / 255.0f);
+}
+
+// One warp: the byte drawn from 256 logits, eight in a row in each thread. See draw.categorical.
+__device__ __forceinline__ int draw(const float (&logits)[8], float uniform, float temperature) {
+  float peak = logits[0], cumulative[8];
+#pragma unroll
+  for (int j = 1; j < 8; j++) peak = fmaxf(peak, logits[j]);
+#pragma unroll
+  for (int step = 16; step; step /= 2) peak = fmaxf(peak, __shfl_xor_sync(ALL, peak, step));
+  const float inverse = temperature > 0 ? 1 / fmaxf(temperature, 1e-6f) : 1e6f;
+#pragma unroll
+  for (int j = 0; j < 8; j++)
+    cumulative[j] = expf((logits[j] - peak) * inverse) + (j ? cumulative[j - 1] : 0);
+  const int thread = threadIdx.x % 32;
+  float upto = cumulative[7];
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const float other = __shfl_up_sync(ALL, upto, step);
+    if (thread >= step) upto += other;
+  }
+  float before = __shfl_up_sync(ALL, upto, 1);
+  if (thread == 0) before = 0;
+  const float threshold = uniform * __shfl_sync(ALL, upto, 31);
+  int below = 0;
+#pragma unroll
+  for (int j = 0; j < 8; j++) below += before + cumulative[j] <= threshold;
+  return min((int)__reduce_add_sync(ALL, below), V - 1);
+}
+
+__device__ __forceinline__ int position(int value) { return value % 8 * 32 + value / 8; }
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
+    const Inputs in, int* pcm, float* h_last, float* logits_out, u32* failed, u64* exchange) {
+  Memory& m = *reinterpret_cast<Memory*>(shared_memory);
+  const int member = blockIdx.x % TEAM, lane0 = blockIdx.x / TEAM * LANES;
+  const int self = threadIdx.x, warp = self / 32, thread = self % 32;
+  const int frames = in.sizes[0], hop = in.sizes[1], forced = in.sizes[2], lanes = in.sizes[3];
+  const int samples = frames * hop;
+  Slots* const team = reinterpret_cast<Slots*>(exchange) + blockIdx.x / TEAM * 2;
+  bool lost = false;
+
+  const uint4* source = reinterpret_cast<const uint4*>(in.share) + member * (sizeof(Share) / 16);
+  for (int i = self; i < (int)(sizeof(Share) / 16); i += THREADS)
+    reinterpret_cast<uint4*>(&m.share)[i] = source[i];
+  for (int i = self; i < H * LANES; i += THREADS)
+    m.h[i] = in.h[(lane0 + i % LANES) * H + i / LANES];
+  if (self < LANES) {
+    const int value = in.pcm[lane0 + self] + 32768;
+    m.drawn[0][self] = value >> 8;
+    m.drawn[1][self] = value & 255;
+  }
+  float previous[2][UNITS][2][3], current[UNITS][3];  // weights of the bytes on own units
+#pragma unroll
+  for (int u = 0; u < UNITS; u++)
+#pragma unroll
+    for (int gate = 0; gate < 3; gate++) {
+      const int unit = min(self + u * THREADS, HALF - 1);
+      current[u][gate] = in.current[gate * HALF + unit];
+      for (int side = 0; side < 2; side++)
+        for (int byte = 0; byte < 2; byte++)
+          previous[side][u][byte][gate] = in.previous[byte * G + gate * H + side * HALF + unit];
+    }
+  __syncthreads();
+
+  const auto recurrent = [&](int sample) {
+    Slots& slots = team[sample % 2];
+    product(m, RECURRENT, m.h, [&](int row, int l, float value) {
+      send(slots.g + l * G + row, value, sample + 1);
+    });
+  };
+  recurrent(0);
+
+  for (int t = 0, frame = 0, n = 0; t < samples; t++) {
+    Slots& slots = team[t % 2];
+    const u32 mark = t + 1;
+    const float* around = in.gates + (frame + in.left[n]) * (lanes * G);
+    const float near = in.pairs[2 * n], far = in.pairs[2 * n + 1];
+    float coarse[LANES], fine[LANES];
+#pragma unroll
+    for (int l = 0; l < LANES; l++) {
+      coarse[l] = scale_byte(m.drawn[0][l]);
+      fine[l] = scale_byte(m.drawn[1][l]);
+    }
+#pragma unroll
+    for (int side = 0; side < 2; side++) {
+      // Gates of own units of this half.
+#pragma unroll
+      for (int u = 0; u < UNITS; u++) {
+        const int unit = self + u * THREADS;
+        if (unit < HALF) {
+#pragma unroll
+          for (int l = 0; l < LANES; l++) {
+            const float* at = around + (lane0 + l) * G + side * HALF + unit;
+            float before[3], after[3], g[3], x[3];
+#pragma unroll
+            for (int gate = 0; gate < 3; gate++) {
+              before[gate] = at[gate * H];
+              after[gate] = at[(lanes * 3 + gate) * H];
+            }
+            receive(g, slots.g + l * G + side * HALF + unit, H, G, mark, lost, failed);
+#pragma unroll
+            for (int gate = 0; gate < 3; gate++) {
+              x[gate] = near * before[gate] + far * after[gate]
+                  + coarse[l] * previous[side][u][0][gate] + fine[l] * previous[side][u][1][gate];
+              if (side) x[gate] += scale_byte(m.drawn[0][l]) * current[u][gate];
+            }
+            const float update = sigmoid(g[0] + x[0]), reset = sigmoid(g[1] + x[1]);
+            const float candidate = tangent(reset * g[2] + x[2]);
+            float& h = m.h[(side * HALF + unit) * LANES + l];
+            h = update * h + (1 - update) * candidate;
+          }
+        }
+      }
+      __syncthreads();
+
+      // The hidden layer; after the fine half also G of the next sample.
+      product(m, side ? HIDDEN_FINE : HIDDEN_COARSE, m.h + side * HALF * LANES,
+              [&](int row, int l, float value) {
+                value = fmaxf(value + in.hidden_bias[side * P + row], 0);
+                if (TEAM == 1) m.a[row * LANES + l] = value;
+                else send(slots.a[side] + l * P + row, value, mark);
+              });
+      if (side) recurrent(t + 1);
+      if (TEAM > 1) {
+        constexpr int COUNT = (P * LANES + THREADS - 1) / THREADS;
+        float a[COUNT];
+        receive(a, slots.a[side] + self, THREADS, P * LANES - self, mark, lost, failed);
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+          const int slot = self + i * THREADS;
+          if (slot < P * LANES) m.a[slot % P * LANES + slot / P] = a[i];
+        }
+      }
+      __syncthreads();
+
+      // The output layer, and the draw.
+      product(m, side ? OUTPUT_FINE : OUTPUT_COARSE, m.a, [&](int row, int l, float value) {
+        value += in.output_bias[side * V + row];
+        if (TEAM == 1) m.y[l * V + position(row)] = value;
+        else send(slots.y[side] + l * V + position(row), value, mark);
+      });
+      if (TEAM == 1) __syncthreads();
+      for (int l = warp; l < LANES; l += WARPS) {
+        float y[8];
+        if (TEAM == 1)
+          for (int j = 0; j < 8; j++) y[j] = m.y[l * V + j * 32 + thread];
+        else
+          receive(y, slots.y[side] + l * V + thread, 32, V, mark, lost, failed);
+        const int lane = lane0 + l;
+        const float uniform = in.uniform[(t * 2 + side) * lanes + lane];
+        int byte = draw(y, uniform, in.temperatures[side]);
+        if (forced) {
+          const int value = in.forced[lane * samples + t] + 32768;
+          byte = side ? value & 255 : value >> 8;
+          if (member == 0)
+            for (int j = 0; j < 8; j++)
+              logits_out[((t * lanes + lane) * 2 + side) * V + thread * 8 + j] = y[j];
+        }
+        if (thread == 0) {
+          m.drawn[side][l] = byte;
+          if (side && member == 0)
+            pcm[lane * samples + t] = m.drawn[0][l] * V + byte - 32768;
+        }
+      }
+      __syncthreads();
+    }
+    if (++n == hop) {
+      n = 0;
+      frame++;
+    }
+  }
+  if (member == 0)
+    for (int i = self; i < H * LANES; i += THREADS)
+      h_last[(lane0 + i % LANES) * H + i / LANES] = m.h[i];
+}
