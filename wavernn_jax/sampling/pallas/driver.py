@@ -129,7 +129,7 @@ def compile_source(macros: tuple[tuple[str, int], ...], capability: int) -> byte
     done = subprocess.run([nvcc, '-cubin', f'-arch=sm_{capability}', *options, '-o', str(image),
                            str(SOURCE)], capture_output=True, text=True, check=False)
     if done.returncode:
-      raise CudaError(f'nvcc: {done.stderr.strip()[-2000:]}')
+      raise CudaError(f'nvcc: {done.stderr.strip()[:500]}')
     return image.read_bytes()
 
 
@@ -151,7 +151,7 @@ def _compile_nvrtc(nvrtc, options) -> bytes:
     if status:
       nvrtc.nvrtcGetErrorString.restype = ctypes.c_char_p
       reason = nvrtc.nvrtcGetErrorString(status).decode()
-      raise CudaError(f'{name}: {reason}\n{read("nvrtcGetProgramLog").decode()[-2000:]}')
+      raise CudaError(f'{name}: {reason}\n{read("nvrtcGetProgramLog").decode()[:500]}')
 
   def read(name):
     size = ctypes.c_size_t()
