@@ -166,11 +166,12 @@ def synthesize(workdir: str, inputs: str, output: str, temperatures=(1.0, 1.0), 
                      'expected 0 (most probable) or more.')
   config = export_lib.read(model).config if model else workdir_lib.read_config(workdir)
   runs_on = executors.create(executor)
+  sources = bulk.find_inputs(inputs)
+  batch = min(batch, len(sources))
   sampler = functools.partial(
       open_sampler, workdir, model, engine, weights, temperatures, batch)
   record = {'model': _identity(workdir, model), 'seed': seed, 'temperatures': temperatures,
             'engine': engine, 'weights': weights}
-  sources = bulk.find_inputs(inputs)
   result = _print(bulk.synthesize(
       sources, output, functools.partial(sampler, record['model']), config.mel, record, runs_on,
       seed, batch, overwrite))

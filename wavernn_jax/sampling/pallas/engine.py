@@ -45,6 +45,9 @@ def open_sampler(model, params, temperatures=(1.0, 1.0), block_frames: int = 16,
     raise InputError(f'--engine=pallas: found the platform {backend!r}, expected an NVIDIA GPU or '
                      "a TPU (is JAX installed with its extra 'cuda12', 'cuda13' or 'tpu'?); use "
                      '--engine=scan, or --engine=cpu.')
+  if model.config.kind != 'wavernn':
+    raise InputError(f'--engine=pallas: found a model of the kind {model.config.kind!r}, expected '
+                     "'wavernn'; use --engine=scan.")
   try:
     sampler = Sampler(model, params, open_chip(model, params, weights), temperatures, block_frames)
     sampler.warm_up(batch)
