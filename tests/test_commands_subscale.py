@@ -56,7 +56,8 @@ def test_evaluation_reports_every_lane(runs):
   assert len(result['nll_lanes']) == 4
   assert np.mean(result['nll_lanes']) == pytest.approx(result['nll'], rel=1e-4)
   assert result['nll'] == pytest.approx(result['nll_coarse'] + result['nll_fine'], rel=1e-9)
-  assert json.loads((runs[0] / 'evaluation_test.json').read_text()) == result
+  written = json.loads((runs[0] / 'evaluation_test.json').read_text())
+  assert {name: written[name] for name in result} == result
   assert result['free_running']['length_error_seconds'] == 0
 
 
