@@ -30,7 +30,6 @@ from wavernn_jax import likelihood
 from wavernn_jax.config import ModelConfig
 from wavernn_jax.models.wavernn import COARSE_GAIN
 
-
 INPUTS = 3  # of the network for each sample that it hears
 
 
