@@ -11,6 +11,7 @@ from jax import lax
 import jax.numpy as jnp
 
 BYTE_VALUES = 256  # V
+_LARGE = 1 << 20  # numbers of a matrix: 4 MB
 _BLOCK_ROWS = 1024  # of logits held at once by `mean_nats`: 1 MB, a level-2 cache
 
 
@@ -24,6 +25,18 @@ def product(x, kernel):
   """x W in the kernel's type; sums in float32 or wider."""
   return jnp.dot(x.astype(kernel.dtype), kernel,
                  preferred_element_type=jnp.promote_types(kernel.dtype, jnp.float32))
+
+
+def loop_product(kernel, rows: int):
+  """A function x -> x W for a loop in which W and the number of rows stay the same.
+
+  On CPUs the product of a few rows with a matrix too large for the level-2 cache
+  is 1.4 to 1.6 times as fast with the matrix on the left and the rows as columns.
+  """
+  if rows == 1 or kernel.size < _LARGE or jax.default_backend() != 'cpu':
+    return lambda x: product(x, kernel)
+  transposed = lax.optimization_barrier(kernel.T)
+  return lambda x: product(transposed, lax.optimization_barrier(x.astype(kernel.dtype).T)).T
 
 
 def product_dtype(array, compute_dtype: str):

@@ -195,7 +195,7 @@ class WaveRNN:
     Returns:
       the carry after the last sample, and int16 samples TxB.
     """
-    R_HxG = self.recurrent(params)
+    recurrent = likelihood.loop_product(self.recurrent(params), len(x_TxBxH[0][0]))
     weights_3xH = self._byte_weights(params)
 
     def half(i, h, g_BxG, x, uniform, context):
@@ -211,7 +211,7 @@ class WaveRNN:
     def body(carry, at_t):
       h, coarse, fine = carry
       x, (uniform_coarse, uniform_fine), context, live = at_t
-      g_BxG = likelihood.product(h, R_HxG)  # once, for both halves
+      g_BxG = recurrent(h)  # once, for both halves
       x = _add_bytes(x, weights_3xH, coarse, fine)
       y_coarse, coarse = half(0, h, g_BxG, x, uniform_coarse, context)
       x = _add_bytes(x, [w[2:] for w in weights_3xH], coarse)
