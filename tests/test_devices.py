@@ -6,14 +6,13 @@ XLA splits a CPU into devices only at its start, so they are a new Python's.
 import dataclasses
 import functools
 import json
-import os
-import pathlib
 import signal
 import subprocess
 import sys
 
 import jax
 import numpy as np
+import processes
 import pytest
 
 from wavernn_jax import config as config_lib, data, models
@@ -30,6 +29,10 @@ from wavernn_jax import config as config_lib
 from wavernn_jax.training import loop
 
 def compared(run, batch):
+  if not programs:
+    programs.append(run.train_step.lower(run.state, batch).compile().as_text())
+    # Devices exchange gradients and nothing else: no one works for another.
+    assert programs[0].count(' all-reduce(') and not programs[0].count('all-gather(')
   metrics = update(run, batch)
   for leaf in jax.tree.leaves(run.state):
     first, *others = (np.asarray(s.data).tobytes() for s in leaf.addressable_shards)
@@ -38,6 +41,7 @@ def compared(run, batch):
     signal.raise_signal(signal.SIGTERM)
   return metrics
 
+programs = []
 update, loop._Run._update = loop._Run._update, compared
 config = config_lib.from_dict(json.loads(sys.argv[1]))
 for workdir in sys.argv[3:]:
@@ -57,18 +61,17 @@ def config(tiny_config):
   return tiny_config
 
 
-def on_eight(script, *args):
+@pytest.fixture(scope='module')
+def on_eight(tmp_path_factory):
   """The output of a Python whose CPU is eight devices."""
-  flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={DEVICES}'
-  result = subprocess.run(
-      [sys.executable, '-c', script, *map(str, args)], env=os.environ | {'XLA_FLAGS': flags},
-      cwd=pathlib.Path(__file__).parent.parent, capture_output=True, text=True, timeout=300)
-  assert result.returncode == 0, result.stderr
-  return result.stdout
-
-
-def as_argument(config):
-  return json.dumps(config_lib.to_dict(config))
+  environment = processes.environment(tmp_path_factory.mktemp('compiled'), DEVICES)
+  def run(script, *args):
+    result = subprocess.run(
+        [sys.executable, '-c', script, *map(str, args)], env=environment, cwd=processes.ROOT,
+        capture_output=True, text=True, timeout=4 * processes.SECONDS)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+  return run
 
 
 def curve(workdir, name):
@@ -103,18 +106,22 @@ def stop_at(monkeypatch, step):
   monkeypatch.setattr(loop._Run, '_update', stopping)
 
 
-def test_eight_devices_give_the_run_of_one_and_a_run_moves_between_them(
-    config, tmp_path, monkeypatch):
-  one, eight, moved = (tmp_path / name for name in ('one', 'eight', 'moved'))
+def test_eight_devices_give_the_run_of_one(config, tmp_path, on_eight):
+  one, eight = tmp_path / 'one', tmp_path / 'eight'
+  assert f'STEP {STEPS} {DEVICES}' in on_eight(_TRAIN, processes.as_argument(config), -1, eight)
   assert loop.train(config, one) == STEPS
-  assert f'STEP {STEPS} {DEVICES}' in on_eight(_TRAIN, as_argument(config), -1, eight)
   assert_same_run(one, eight, config)
 
-  assert 'STEP 7 ' in on_eight(_TRAIN, as_argument(config), 7, moved)
+
+@pytest.mark.slow
+def test_a_run_moves_between_eight_devices_and_one(config, tmp_path, monkeypatch, on_eight):
+  one, moved = tmp_path / 'one', tmp_path / 'moved'
+  assert loop.train(config, one) == STEPS
+  assert 'STEP 7 ' in on_eight(_TRAIN, processes.as_argument(config), 7, moved)
   with monkeypatch.context() as patch:
     stop_at(patch, 13)
     assert loop.train(config, moved) == 13
-  assert f'STEP {STEPS} ' in on_eight(_TRAIN, as_argument(config), -1, moved)
+  assert f'STEP {STEPS} ' in on_eight(_TRAIN, processes.as_argument(config), -1, moved)
   assert_same_run(one, moved, config)
 
 
@@ -133,9 +140,9 @@ def after(config, devices, steps=3):
   shape = data.CropShape(crop, model.frames(crop), model.context)
   batches = data.crop_batches(loop.load_corpus(config)[0], shape, config.mel,
                               config.train.batch, 0)
-  step = backend.jit(functools.partial(step_lib.train_step, model, config),
-                     out_shardings=replicated)
   state = jax.device_put(step_lib.initial_state(model.init(0), config), replicated)
+  step = functools.partial(step_lib.train_step, model, config, mesh=mesh if devices > 1 else None)
+  step = backend.jit(step, out_shardings=replicated)
   for _ in range(steps):
     state, metrics = step(state, jax.device_put(next(batches), split))
   return float(metrics['nll']), jax.tree.map(np.asarray, state['params'])
@@ -150,11 +157,12 @@ print(json.dumps({'nll': [whole_nll, nll], 'params': max(
 '''
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('dtype', 'rtol', 'atol'), [
     ('float32', 3e-6, 2e-5), ('bfloat16', 2e-3, 2e-3)])
 def test_micro_batches_on_eight_devices_give_the_whole_batch_on_one(
-    config, dtype, rtol, atol):
-  found = json.loads(on_eight(_STEPS, as_argument(config), dtype))
+    config, dtype, rtol, atol, on_eight):
+  found = json.loads(on_eight(_STEPS, processes.as_argument(config), dtype))
   assert found['nll'][1] == pytest.approx(found['nll'][0], rel=rtol)
   assert found['params'] < atol
   assert (found['nll'][1] != found['nll'][0]) or dtype == 'float32'  # bfloat16 was used

@@ -325,7 +325,10 @@ def _worker_past(runs, names, step, driver):
 
 
 @pytest.mark.slow
-def test_bulk_synthesis_on_ray_gives_what_this_process_gives(recordings, tmp_path):
+def test_bulk_synthesis_on_ray_gives_what_this_process_gives(
+    recordings, tmp_path, monkeypatch):
+  monkeypatch.setenv('PYTHONPATH', str(pathlib.Path(__file__).parent))  # of the sampler's module
+  monkeypatch.setenv('RAY_worker_niceness', '0')
   ray = pytest.importorskip('ray', reason='Ray is not installed: pip install ray')
   (recordings / 'bad.wav').write_text('no audio')
   executor = executors.create('ray,cpus=1,retries=1')

@@ -43,7 +43,8 @@ def work(count: int) -> None:
   model, mesh = models.build(config), world.data_mesh()
   replicated, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ('data',)))
   state = world.replicate(step_lib.initial_state(model.init(0), config), replicated)
-  step = functools.partial(step_lib.train_step, model, config)
+  step = functools.partial(step_lib.train_step, model, config,
+                           mesh=mesh if mesh.size > 1 else None)
   stop = world.Stop(False, mesh)
   if count > 1:
     step = stop.wrap(step)  # as in training

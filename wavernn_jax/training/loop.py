@@ -117,7 +117,8 @@ class _Run:
     self.journal = (journal.Journal(workdir, self.step) if world.is_first()
                     else journal.Nothing())
     self.local_stop, self.stop = stop, stop
-    train_step = functools.partial(step_lib.train_step, self.model, config)
+    train_step = functools.partial(
+        step_lib.train_step, self.model, config, mesh=mesh if mesh.size > 1 else None)
     if not world.alone():
       self.stop = world.Stop(stop, mesh)
       train_step = self.stop.wrap(train_step)

@@ -72,15 +72,10 @@ def crop_loss(model, params, batch, config: Config):
 
 
 def accumulated(value_and_grad, batch, count: int):
-  """The mean of `value_and_grad(crops)` over `count` micro-batches of a batch.
-
-  Every count-th crop is of the same one, so that a batch which is split over
-  devices stays where it is.
-  """
+  """The mean of `value_and_grad(crops)` over `count` micro-batches of a batch."""
   if count == 1:
     return value_and_grad(batch)
-  batches = jax.tree.map(
-      lambda x: x.reshape(len(x) // count, count, *x.shape[1:]).swapaxes(0, 1), batch)
+  batches = jax.tree.map(lambda x: x.reshape(count, len(x) // count, *x.shape[1:]), batch)
   shapes = jax.eval_shape(value_and_grad, jax.tree.map(lambda x: x[0], batches))
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   total, _ = jax.lax.scan(
@@ -100,10 +95,30 @@ def ema_decay(step, config: Config):
   return jnp.minimum(config.optimizer.ema_decay, (1.0 + since) / (10.0 + since))
 
 
-def train_step(model, config: Config, state, batch):
+def gradients(model, config: Config, params, masks, batch, mesh=None):
+  """((loss, its parts), gradients) of a batch that is split over the devices of a mesh.
+
+  Every device runs the program of a single one on its own crops, and the means of
+  all meet in the end: XLA would otherwise gather activations, whose (T, B) are
+  joined to rows, and have all devices do the output layers of all.
+  """
+  def of_crops(params, masks, crops):
+    def loss(params, crops):
+      return crop_loss(model, pruning.apply_masks(params, masks), crops, config)
+    result = accumulated(functools.partial(jax.value_and_grad(loss, has_aux=True), params),
+                         crops, config.train.accumulate)
+    return result if mesh is None else jax.lax.pmean(result, mesh.axis_names)
+  if mesh is not None:
+    of_crops = jax.shard_map(of_crops, mesh=mesh, out_specs=jax.P(), check_vma=False,
+                             in_specs=(jax.P(), jax.P(), jax.P(mesh.axis_names)))
+  return of_crops(params, masks, batch)
+
+
+def train_step(model, config: Config, state, batch, mesh=None):
   """One update. Returns the new state and the metrics of the steps since the last log.
 
-  Metrics are means over those steps; NLLs in nats/sample.
+  With a mesh the batch is split over its devices and the state is on all of
+  them. Metrics are means over those steps; NLLs in nats/sample.
 
   A step whose loss or gradient is not finite changes no weights: the guard in
   the loop then stops with weights that are still good.
@@ -114,16 +129,11 @@ def train_step(model, config: Config, state, batch):
     batch = batch | {'noise': input_noise(noise_key, len(batch['pcm']), config)}
   masks = pruning.update_masks(state['params'], state['masks'], step, config.pruning)
 
-  def masked_loss(params, crops):
-    return crop_loss(model, pruning.apply_masks(params, masks), crops, config)
-
-  (loss, parts), gradients = accumulated(
-      functools.partial(jax.value_and_grad(masked_loss, has_aux=True), state['params']),
-      batch, config.train.accumulate)
-  norm = optax.tree.norm(gradients)
+  (loss, parts), gradient = gradients(model, config, state['params'], masks, batch, mesh)
+  norm = optax.tree.norm(gradient)
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
   updates, optimizer_state = optimizer(config.optimizer, config.train.steps).update(
-      gradients, state['optimizer'], state['params'])
+      gradient, state['optimizer'], state['params'])
   params = optax.apply_updates(state['params'], updates)
   ema = optax.incremental_update(params, state['ema'], 1 - ema_decay(step, config))
 
