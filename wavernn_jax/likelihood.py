@@ -35,8 +35,10 @@ def loop_product(kernel, rows: int):
   """
   if rows == 1 or kernel.size < _LARGE or jax.default_backend() != 'cpu':
     return lambda x: product(x, kernel)
-  transposed = lax.optimization_barrier(kernel.T)
-  return lambda x: product(transposed, lax.optimization_barrier(x.astype(kernel.dtype).T)).T
+  # Without the barriers XLA folds the transpositions into another, slower product.
+  barrier = lax.optimization_barrier
+  transposed = barrier(kernel.T)
+  return lambda x: barrier(product(transposed, barrier(x.astype(kernel.dtype).T))).T
 
 
 def product_dtype(array, compute_dtype: str):

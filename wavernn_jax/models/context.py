@@ -9,8 +9,8 @@ k ≤ i + F. The mask is on the connections of the first layer:
 with d_l = 1, 2, 4, .. and f_l chosen so that the last layer reaches exactly F
 positions ahead. W belongs to distances in time and is shared by all lanes, V is
 a lane's own correction, e the lane embedding; no weight is ever masked away.
-The residual path carries x_0, which is linear in the nearest samples, their
-coarse and fine bytes apart and so exact to 16 bits, to the gates and outputs.
+A sample is heard as its coarse byte, its fine byte and its level (`hear`). The
+residual path carries x_0, which is linear in these, to the gates and outputs.
 Further back than the network reaches (`past` positions) a lane is heard through
 the recurrent state, which has seen the context of all earlier positions.
 
@@ -86,7 +86,12 @@ class Context(nnx.Module):
 
 
 def hear(bytes_Nx2):
-  """Inputs of the network [..., 3] from scaled bytes [..., 2]: them and the level."""
+  """Inputs of the network [..., 3] from scaled bytes [..., 2]: them and the level.
+
+  The bytes are exact but jump where the sample passes a multiple of 256, zero
+  among them; the level, logarithmic in both directions, is smooth and tells
+  quiet samples apart as well as loud ones.
+  """
   coarse, fine = bytes_Nx2[..., 0], bytes_Nx2[..., 1]
   value = 127.5 * (256 * coarse + fine) - 0.5  # of 16 bits
   level = jnp.sign(value) * jnp.log1p(jnp.abs(value)) / 4
