@@ -1,6 +1,6 @@
 """Everything to be measured on a GPU or TPU, in one go of less than ten minutes.
 
-    python -m experiments.benchmarks.accelerator --output=runs/accelerator
+    python -m experiments.benchmarks.accelerator --folder=runs/accelerator
 
 Order: the persistent kernel against the model on the device, dense 896 at
 batch 1 and 16 beside the XLA sampler, sparse streams, other plans, a curve of
@@ -8,7 +8,7 @@ streams, a training step. A section that the machine cannot run is skipped, and
 says why; so is one that would begin after --minutes. Without an accelerator the
 kernel for TPUs runs a tiny model in interpret mode.
 
-Writes accelerator.json, .md and .png into --output; the last line is the JSON
+Writes accelerator.json, .md and .png into --folder; the last line is the JSON
 object. Rows: `samples_per_second` of all lanes together.
 """
 
@@ -23,22 +23,19 @@ import jax
 from matplotlib import figure
 import numpy as np
 
-from experiments.benchmarks import measure, training
+from experiments.benchmarks import measure, train_step
 from wavernn_jax import config as config_lib, draw, models
 from wavernn_jax.sampling import pallas, scan
 from wavernn_jax.sampling.pallas import chips, cuda, engine
 
-_OUTPUT = flags.DEFINE_string('output', 'runs/accelerator', 'Folder for results.')
+_FOLDER = flags.DEFINE_string('folder', 'runs/accelerator', 'Of the results.')
 _MINUTES = flags.DEFINE_float('minutes', 8.0, 'Sections begin within so many.')
-_FRAMES = flags.DEFINE_integer('block_frames', 64, 'Frames of a timed block.')
+_FRAMES = flags.DEFINE_integer('frames', 64, 'Frames of a timed block.')
 _TIMED = flags.DEFINE_integer('blocks', 3, 'Timed blocks of each row.')
 
 TARGETS = {1: 192_000, 16: 1_500_000}  # samples a second of 896 units on an H200
 TRAINING_TARGET = 3_000_000
 _SPARSITY = 0.95
-# Dense bfloat16 operations a second, from the makers' data sheets.
-_PEAKS = {'H200': 989e12, 'H100': 989e12, 'A100': 312e12, 'TPU v5 lite': 197e12,
-          'TPU v5': 459e12, 'TPU v6 lite': 918e12}
 
 
 class Skipped(Exception):
@@ -185,17 +182,9 @@ def streams():
 def training_step():
   """896 units, batch 256 x 960, bfloat16: the whole step, its parts, its share of the peak."""
   _accelerator()
-  config = config_lib.Config()
-  config.model.compute_dtype, config.train.batch = 'bfloat16', 256
-  result = training.full_step(config)
-  h, p = config.model.units, config.model.projection
-  products = 3 * h * h + 2 * (h // 2 * p + p * 256)
-  needed = 3 * 2 * products * result['samples_per_second']  # forward, and twice backward
-  kind = jax.devices()[0].device_kind
-  peak = next((value for name, value in _PEAKS.items() if name in kind), None)
-  yield {'what': 'training, 896 units, 256 x 960, bfloat16', 'lanes': 256, 'target':
-         TRAINING_TARGET, 'step_of_recurrence_us': 1e3 * result['step_ms'] / config.train.crop,
-         'share_of_peak': needed / peak if peak else None, **result}
+  result = train_step.device_step()
+  yield {'what': 'training, 896 units, 256 x 960, bfloat16', 'lanes': 256,
+         'target': TRAINING_TARGET, **result}
 
 
 SECTIONS = (interpreted, correctness, dense, xla, sparse, streams, plans, training_step)
@@ -266,7 +255,7 @@ def picture(rows: list[dict]) -> figure.Figure:
 
 
 def main(_):
-  folder = pathlib.Path(_OUTPUT.value)
+  folder = pathlib.Path(_FOLDER.value)
   folder.mkdir(parents=True, exist_ok=True)
   rows, source = run(), measure.source()
   (folder / 'accelerator.json').write_text(json.dumps({'rows': rows, **source}, indent=1))

@@ -22,8 +22,7 @@ def noise_batches(model, config, folder, shard=(0, 1)):
     pcm = rng.normal(0, 2000, 6 * config.mel.sample_rate).astype(np.int16)
     audio.write_wav(pathlib.Path(folder) / f'{i}.wav', pcm, config.mel.sample_rate)
   utterances = corpus.load_utterances(corpus.find_audio(folder), config.data, config.mel, 1)
-  crop = config.train.crop
-  shape = data.CropShape(crop, model.frames(crop), model.context)
+  shape = data.crop_shape(model, config.train.crop)
   return data.crop_batches(utterances, shape, config.mel, config.train.batch, 0, shard=shard)
 
 

@@ -1,7 +1,7 @@
 """Real-time factor of the CPU sampler against the parameters that are left after pruning.
 
     python -m experiments.benchmarks.cpu_sampling --curve > curve.json
-    python -m experiments.plots.cpu_sampling --results=curve.json --output=curve.png
+    python -m experiments.plots.cpu_sampling --json=curve.json --picture=curve.png
 
 The paper: the time of a sample follows the count of non-zero parameters, not
 the width of the layer (§3). Reads the last line of the benchmark's output.
@@ -17,8 +17,8 @@ from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import pictures
 
 _FOLDER = pathlib.Path(__file__).parent.parent / 'results' / 'cpu_sampling'
-_RESULTS = flags.DEFINE_string('results', str(_FOLDER / 'curve.json'), 'Output of the benchmark.')
-_OUTPUT = flags.DEFINE_string('output', str(_FOLDER / 'curve.png'), 'Picture.')
+_RESULTS = flags.DEFINE_string('json', str(_FOLDER / 'curve.json'), 'Output of the benchmark.')
+_OUTPUT = flags.DEFINE_string('picture', str(_FOLDER / 'curve.png'), 'Picture.')
 
 
 def read_rows(path) -> list[dict]:

@@ -14,8 +14,8 @@ from experiments.plots import study
 from wavernn_jax import files
 from wavernn_jax.evaluation import pictures
 
-_RESULTS = flags.DEFINE_string('results', str(
-    pathlib.Path(__file__).parent.parent / 'results' / 'sparse_vs_dense' / 'runs.csv'), 'CSV.')
+_RESULTS = flags.DEFINE_string('csv', str(
+    pathlib.Path(__file__).parent.parent / 'results' / 'sparse_vs_dense' / 'runs.csv'), 'Rows.')
 
 
 def key(row: dict) -> tuple:
