@@ -33,7 +33,8 @@ class Loudness:
   opened = []
 
   def __init__(self):
-    self.model = types.SimpleNamespace(mel=MEL)
+    self.model = types.SimpleNamespace(
+        mel=MEL, lag=0, delay=0, ended=lambda state, samples: state)
 
   def warm_up(self, batch):
     self.opened.append(batch)
@@ -109,7 +110,7 @@ def _run(name):
 
 def test_a_sweep_goes_on_after_a_run_that_fails_and_adds_each_row_once(tmp_path, monkeypatch):
   done = []
-  def finish(run, workdir, split):
+  def finish(run, workdir, split, figures):
     done.append(run.name)
     if run.name == 'b' and done.count('b') == 1:
       raise InputError('no audio')
@@ -127,7 +128,7 @@ def test_a_sweep_goes_on_after_a_run_that_fails_and_adds_each_row_once(tmp_path,
 
 def test_two_sweeps_into_one_csv_are_refused(tmp_path, monkeypatch):
   path = tmp_path / 'rows.csv'
-  def finish(run, workdir, split):
+  def finish(run, workdir, split, figures):
     with pytest.raises(InputError, match='rows.csv: another process adds rows'):
       sweep.execute([_run('b')], path, tmp_path)
     return {'name': run.name}, []

@@ -37,9 +37,9 @@ def runs(tmp_path_factory):
   folder = tmp_path_factory.mktemp('sparse')
   log, train_step = loop._Run._log, step_lib.train_step
 
-  def traced(*args):
+  def traced(*args, **kwargs):
     seen.traces += 1
-    return train_step(*args)
+    return train_step(*args, **kwargs)
 
   def record(run, metrics, progress):
     seen.masks[run.step - 1] = jax.tree.map(np.asarray, run.state['masks'])

@@ -17,7 +17,7 @@ from wavernn_jax.training import step as step_lib
 @pytest.fixture
 def study_flags():
   if not flags.FLAGS.is_parsed():
-    flags.FLAGS(['test', '--data_dir=unused'])
+    flags.FLAGS(['test'])
   with flagsaver.flagsaver(data_dir=str(commands.DEMO_SPEECH)):
     yield
 

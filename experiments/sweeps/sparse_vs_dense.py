@@ -18,7 +18,7 @@ import jax
 from experiments.sweeps import sweep
 from wavernn_jax import config as config_lib, executors, models, pruning
 
-_DATA = flags.DEFINE_string('data_dir', None, 'Corpus with train, valid and test.', required=True)
+_DATA = flags.DEFINE_string('data_dir', None, 'Corpus with train, valid and test.')
 _WORKDIR = flags.DEFINE_string('workdir', 'runs/sparse_vs_dense', 'Folder of the runs.')
 _RESULTS = flags.DEFINE_string('results', str(
     pathlib.Path(__file__).parent.parent / 'results' / 'sparse_vs_dense' / 'runs.csv'), 'CSV.')
@@ -111,4 +111,5 @@ def main(_):
 
 
 if __name__ == '__main__':
+  flags.mark_flag_as_required('data_dir')
   app.run(main)

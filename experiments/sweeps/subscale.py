@@ -22,7 +22,7 @@ from wavernn_jax import config as config_lib, models
 from wavernn_jax.sampling import scan
 from wavernn_jax.training import checkpoints
 
-_DATA = flags.DEFINE_string('data_dir', None, 'Corpus with train, valid and test.', required=True)
+_DATA = flags.DEFINE_string('data_dir', None, 'Corpus with train, valid and test.')
 _WORKDIR = flags.DEFINE_string('workdir', 'runs/subscale', 'Folder of the runs.')
 _RESULTS = flags.DEFINE_string('results', str(
     pathlib.Path(__file__).parent.parent / 'results' / 'subscale.csv'), 'CSV.')
@@ -83,4 +83,5 @@ def main(_):
 
 
 if __name__ == '__main__':
+  flags.mark_flag_as_required('data_dir')
   app.run(main)
