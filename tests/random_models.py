@@ -7,7 +7,7 @@ import numpy as np
 
 from wavernn_jax import models, pruning
 from wavernn_jax.config import Config, MelConfig, ModelConfig
-from wavernn_jax.models import wavernn
+from wavernn_jax.models import context
 from wavernn_jax.sampling import blocksparse
 from wavernn_jax.sampling.cpu import layout
 
@@ -30,9 +30,9 @@ def parameters(model, seed=0, dtype=np.float32):
   params = {name: jax.tree.map(
       lambda a, s=scale[name]: (s * rng.standard_normal(a.shape) / np.sqrt(len(a))).astype(dtype),
       tree) for name, tree in jax.eval_shape(lambda: model.init(0)).items()}
-  if 'context' in params:  # whose coarse bytes have a gain
+  if 'context' in params:  # whose samples have a gain
     for name in ('distances', 'pairs'):
-      params['context'][name][..., 0, :] /= wavernn.COARSE_GAIN
+      params['context'][name] *= np.array([[4 / context.GAIN], [4]], dtype)
   return params
 
 

@@ -119,6 +119,17 @@ def test_the_horizon_is_reached_exactly_and_without_gaps(horizon):
   assert reach.past == 1 + 1 + 2 + 4
 
 
+def test_all_samples_are_heard_apart_and_in_order():
+  pcm = np.arange(-2**15, 2**15).astype(np.int16)
+  scaled = np.stack([audio.scale_byte(b) for b in audio.split_bytes(pcm)], axis=-1)
+  value, level = np.asarray(jax.jit(context.hear)(scaled)).T
+  np.testing.assert_allclose(value, context.GAIN * pcm / 32_768, atol=1e-6 * context.GAIN)
+  assert (np.diff(value) > 0).all() and (np.diff(level) > 0).all()
+  np.testing.assert_allclose(level[[1, 2**15 - 1, 2**15, 2**15 + 1, -1]],
+                             [-1, -np.log(2) / np.log(2**15), 0, np.log(2) / np.log(2**15), 1],
+                             atol=1e-3)
+
+
 @pytest.mark.parametrize('horizon, block', [(3, 1), (3, 2), (0, 3), (4, 5)])
 def test_the_context_network_block_by_block_is_the_whole(horizon, block):
   """Every lane at its own time, from silence on, as the sampler runs it."""

@@ -3,14 +3,16 @@
 At position i, lane s sees the samples x[S·k + z] of the lanes z < s at positions
 k ≤ i + F. The mask is on the connections of the first layer:
 
-    x_0[i, s] = e_s + Σ_z<s Σ_κ (W_κ,s−z + V_κ,s,z) x[S·(i + κ) + z]
+    x_0[i, s] = e_s + Σ_z<s Σ_κ (W_κ,s−z + V_κ,s,z) x[S·(i + κ) + z] / |S·κ + z − s|
     x_l[i, s] = x_l−1[i] + relu(A_l [x_l−1[i − d_l], x_l−1[i], x_l−1[i + f_l]] + a_l)
 
 with d_l = 1, 2, 4, .. and f_l chosen so that the last layer reaches exactly F
 positions ahead. W belongs to distances in time and is shared by all lanes, V is
 a lane's own correction, e the lane embedding; no weight is ever masked away.
-A sample is heard as its coarse byte, its fine byte and its level (`hear`). The
-residual path carries x_0, which is linear in these, to the gates and outputs.
+The distance divides because the nearest samples say most, and because under
+Adam all weights move alike: without it the sum over all samples, which are alike
+too, would swing at each update. A sample is heard as its value and its level
+(`hear`); the residual path carries x_0, linear in both, to gates and outputs.
 Further back than the network reaches (`past` positions) a lane is heard through
 the recurrent state, which has seen the context of all earlier positions.
 
@@ -28,9 +30,10 @@ import numpy as np
 
 from wavernn_jax import likelihood
 from wavernn_jax.config import ModelConfig
-from wavernn_jax.models.wavernn import COARSE_GAIN
 
-INPUTS = 3  # of the network for each sample that it hears
+GAIN = 16.0  # of a sample: speech lies within a few hundredths of [−1, 1] most of the time
+
+INPUTS = 2  # of the network for each sample that it hears
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Context(nnx.Module):
   def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
     lanes, channels, r = config.lanes, config.context_channels, reach(config)
     taps = r.near + 1 + r.near_ahead
-    normal = nnx.initializers.normal(0.05)
+    normal = nnx.initializers.normal(0.5)
     self.distances = nnx.Param(normal(rngs.params(), (taps, lanes - 1, INPUTS, channels)))
     self.pairs = nnx.Param(jnp.zeros((taps, lanes * (lanes - 1) // 2, INPUTS, channels)))
     self.embedding = nnx.Param(
@@ -86,27 +89,29 @@ class Context(nnx.Module):
 
 
 def hear(bytes_Nx2):
-  """Inputs of the network [..., 3] from scaled bytes [..., 2]: them and the level.
+  """Inputs of the network [..., 2] from scaled bytes [..., 2]: value and level.
 
-  The bytes are exact but jump where the sample passes a multiple of 256, zero
-  among them; the level, logarithmic in both directions, is smooth and tells
-  quiet samples apart as well as loud ones.
+  Both tell all 65,536 samples apart in float32 and neither jumps where the
+  coarse byte changes, as the fine byte does: the sample itself, which linear
+  prediction takes, and its logarithm to both sides of zero, for quiet speech.
   """
   coarse, fine = bytes_Nx2[..., 0], bytes_Nx2[..., 1]
   value = 127.5 * (256 * coarse + fine) - 0.5  # of 16 bits
-  level = jnp.sign(value) * jnp.log1p(jnp.abs(value)) / 4
-  return jnp.stack([coarse, fine, level], axis=-1)
+  level = jnp.sign(value) * jnp.log1p(jnp.abs(value)) / np.log(32_768)
+  return jnp.stack([value * (GAIN / 32_768), level], axis=-1)
 
 
 def first_kernel(params, config: ModelConfig):
   """W + V with the mask: KxSx2xSxC, from tap, lane heard and byte to lane and channel."""
   heard, lane = np.indices((config.lanes, config.lanes))
-  visible = (heard < lane)[None, ..., None, None]
-  distance = np.where(heard < lane, lane - heard - 1, 0)
+  taps = len(params['distances'])
+  position = np.arange(taps) - reach(config).near
+  distance = np.abs(config.lanes * position[:, None, None] + heard - lane)
+  gain = np.where(heard < lane, 1, 0) / np.maximum(distance, 1)
+  apart = np.where(heard < lane, lane - heard - 1, 0)
   pair = np.where(heard < lane, lane * (lane - 1) // 2 + heard, 0)
-  kernel = params['distances'][:, distance] + params['pairs'][:, pair]
-  kernel = jnp.where(visible, kernel, 0) * jnp.asarray([[COARSE_GAIN], [1], [1]], kernel.dtype)
-  return kernel.transpose(0, 1, 3, 2, 4)
+  kernel = params['distances'][:, apart] + params['pairs'][:, pair]
+  return (kernel * jnp.asarray(gain[..., None, None], kernel.dtype)).transpose(0, 1, 3, 2, 4)
 
 
 def first_layer(params, bytes_NxBxSx2, config: ModelConfig):
