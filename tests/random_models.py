@@ -24,9 +24,12 @@ def build(**fields):
 
 def parameters(model, seed=0, dtype=np.float32):
   """Weights and biases so large that every input moves every later logit."""
-  rng = np.random.default_rng(seed)
-  scale = {'conditioning': 0.6, 'recurrent': 1, 'previous': 0.1, 'coarse': 0.1, 'outputs': 2,
-           'context': 0.6}
+  return _parameters(model, np.random.default_rng(seed), 2, dtype)
+
+
+def _parameters(model, rng, outputs, dtype):
+  scale = {'conditioning': 0.6, 'recurrent': 1, 'previous': 0.1, 'coarse': 0.1,
+           'outputs': outputs, 'context': 0.6}
   params = {name: jax.tree.map(
       lambda a, s=scale[name]: (s * rng.standard_normal(a.shape) / np.sqrt(len(a))).astype(dtype),
       tree) for name, tree in jax.eval_shape(lambda: model.init(0)).items()}
@@ -70,11 +73,7 @@ def pruned_run(config, seed=0):
   The weights are so large that every input moves every later draw.
   """
   rng = np.random.default_rng(seed)
-  scale = {'conditioning': 0.6, 'recurrent': 1, 'previous': 0.1, 'coarse': 0.1, 'outputs': 1.5}
-  shapes = jax.eval_shape(lambda: models.build(config).init(0))
-  params = {name: jax.tree.map(
-      lambda a, s=scale[name]: np.float32(s * rng.standard_normal(a.shape) / np.sqrt(len(a))),
-      tree) for name, tree in shapes.items()}
+  params = _parameters(models.build(config), rng, 1.5, np.float32)
   masks = jax.tree.map(lambda mask: rng.random(mask.shape) < 0.5,
                        pruning.initial_masks(params, config.pruning))
   return jax.tree.map(np.asarray, pruning.apply_masks(params, masks)), masks

@@ -83,12 +83,11 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str =
                                     audio.edge_padding(config.mel) + 1)
   with synthesis.progress_bar(sum(u.samples for u in held_out), config.mel, 'likelihood') as bar:
     if engine == 'cpu':
-      sums, samples = sampler.utterance_nats(held_out, bar)
-      lane_sums = {byte: s[:, None] for byte, s in sums.items()}
+      lane_sums, samples = sampler.lane_nats(held_out, bar)
     else:
       lane_sums, samples = evaluation.Evaluator(sampler.model, config.evaluation).lane_nats(
           sampler.params, held_out, bar)
-      sums = {byte: s.sum(axis=1) for byte, s in lane_sums.items()}
+  sums = {byte: s.sum(axis=1) for byte, s in lane_sums.items()}
   result = {'split': split, 'engine': engine,
             **evaluation.summary(sums, samples, config.evaluation),
             **evaluation.lane_summary(lane_sums, samples)}
@@ -118,7 +117,7 @@ def _sampler(engine: str, packed, workdir: str, config: Config, temperatures=(1.
   """The sampler of an export, or, but for the CPU engine, of a run."""
   options = temperatures, config.evaluation.block_frames
   if engine == 'cpu':
-    return cpu.Sampler(packed, *options)
+    return cpu.open_sampler(packed, *options)
   model = models.build(config)
   params = packed.params() if packed else checkpoints.load_weights(workdir)
   if engine == 'pallas':

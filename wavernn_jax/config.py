@@ -141,7 +141,7 @@ class PruningConfig:
   recurrent: float = 0.0  # of each of R_u, R_r, R_e
   hidden: float = 0.0  # of O_1 and O_3
   output: float = 0.0  # of O_2 and O_4
-  conditioning: float = 0.0  # of the map from conditioning to gate inputs
+  conditioning: float = 0.0  # of the maps from conditioning and context (§4) to gate inputs
   block_outputs: int = 16  # 16×1: sixteen outputs of one input
   block_inputs: int = 1
   start: int = 1_000  # t0, paper

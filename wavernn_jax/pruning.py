@@ -38,7 +38,7 @@ def targets(params, config: PruningConfig):
       return config.recurrent or None
     if names[0] == 'outputs' and names[-1] == 'kernel':
       return getattr(config, names[-2]) or None  # 'hidden' or 'output'
-    if names == ['conditioning', 'gates', 'kernel']:
+    if names in (['conditioning', 'gates', 'kernel'], ['context', 'gates', 'kernel']):
       return config.conditioning or None
     return None
   return jax.tree_util.tree_map_with_path(target, params)
@@ -58,8 +58,8 @@ def initial_masks(params, config: PruningConfig):
       raise InputError(
           f'--config.pruning.block_outputs={size[1]}, block_inputs={size[0]}: do not divide '
           f'{"/".join(key.key for key in path)} of {leaf.shape[1]} outputs and '
-          f'{leaf.shape[0]} inputs; choose model.units/2 and model.projection as multiples '
-          'of them, or another block.')
+          f'{leaf.shape[0]} inputs; choose model.units/2, model.projection and, of '
+          'subscale models, model.context_channels as multiples of them, or another block.')
     return jnp.ones([n // b for n, b in zip(leaf.shape, size, strict=True)], bool)
   return jax.tree_util.tree_map_with_path(mask, params, targets(params, config))
 

@@ -101,7 +101,7 @@ def sample(rnn: wavernn.WaveRNN, params, state, mel_BxFxM, keys_Bx2, temperature
   uniform_Ix2xR = _uniforms(keys_Bx2, time_IxSxB)
   x_IxRxH = [_rows(x) for x in _lane_gates(
       params['conditioning'], mel_BxFxM, skew.times(positions), rnn.config, rnn.mel)]
-  state = _with_silence(params, state, rnn.config)
+  state = with_silence(params, state, rnn.config)
 
   def block(state, at):
     x_LxRxH, uniform_Lx2xR, live_LxR = at
@@ -148,7 +148,7 @@ def context_block(params, state, skew: Skew, config: ModelConfig):
   return context.block_features(params, state['caches'], scaled, config)
 
 
-def _with_silence(params, state, config: ModelConfig):
+def with_silence(params, state, config: ModelConfig):
   """The state, with what silence leaves in the caches of utterances that begin."""
   if config.lanes == 1:
     return state

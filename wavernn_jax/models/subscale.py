@@ -209,11 +209,15 @@ class Subscale:
     Raises:
       ValueError: if S·L does not divide T.
     """
+    self.check_block(samples)
+    return skew.sample(self.rnn, params, state, mel_BxFxM, keys_Bx2, temperatures, samples,
+                       unroll)
+
+  def check_block(self, samples: int) -> None:
+    """Raises ValueError if S·L does not divide the samples of a block."""
     step = self.lanes * self.config.context_block
     if samples % step:
       raise ValueError(
           f'block of {samples} samples (block_frames · hop): expected a multiple of lanes · '
           f'context_block = {step}; choose another --config.model.context_block or '
           '--config.evaluation.block_frames.')
-    return skew.sample(self.rnn, params, state, mel_BxFxM, keys_Bx2, temperatures, samples,
-                       unroll)

@@ -1,10 +1,10 @@
-"""Exports: one safetensors file from which a WaveRNN is sampled (§3).
+"""Exports: one safetensors file from which a WaveRNN, or a subscale one, is sampled (§3, §4).
 
 A file is plain safetensors with two metadata entries:
 
   header   JSON object
     format       "wavernn-jax"
-    version      1; readers refuse a greater one
+    version      2; readers refuse a greater one
     weights      "float32", "bfloat16" or "int8": type of the packed matrices
     block        [outputs, inputs] of a block, [16, 1] or [4, 4]
     parameters   parameters that are not pruned (pruning.count_parameters)
@@ -21,6 +21,7 @@ convolution, L of them. Every matrix that can be pruned is packed, outputs first
   outputs.coarse|fine.hidden.kernel   P x H/2   O_1, O_3
   outputs.coarse|fine.output.kernel   256 x P   O_2, O_4
   conditioning.gates.kernel           3H x C    its rows: gates u, r, e
+  context.gates.kernel                3H x D    the same, of subscale models
 
 A packed matrix NAME of O outputs and N inputs, in blocks of b_o x b_n, is
 
@@ -42,6 +43,25 @@ inputs first (y = x W + b), bytes scaled to [-1, 1]:
 
 COARSE_GAIN of models/wavernn.py is multiplied into the weights of the coarse
 bytes. How the tensors are used: models/wavernn.py, models/conditioning.py.
+
+Subscale models (config.model.kind "subscale") with config.model.lanes S > 1 have
+a context network of D = context_channels channels. Its output stands behind the
+H/2 units in the inputs of O_1 and O_3, which are P x (H/2 + D). For a first
+layer of K positions (context_kernel, but not beyond the horizon) and N =
+context_layers further ones, F32:
+
+  context.distances                [K, S-1, 2, D]     W: tap, lanes apart - 1, input
+  context.pairs                    [K, S(S-1)/2, 2, D]  V: of lane s hearing lane z at
+                                                      index s(s-1)/2 + z
+  context.embedding                [S, D]             e
+  context.layers.0..N-1.kernel     [3D, D]            A, inputs i - d, i, i + f
+  context.layers.0..N-1.bias       [D]                a
+
+lanes, horizon and the context_ fields in config.model give the reach of each
+layer; context_block is the number of positions between which nothing is seen of
+other lanes, and with it the delay of a stream: models/context.py, models/skew.py.
+
+Version 1 had context.gates.kernel as F32 [D, 3H]; it is read too.
 """
 
 import copy
@@ -62,7 +82,7 @@ from wavernn_jax.errors import InputError
 from wavernn_jax.models import wavernn
 from wavernn_jax.sampling import blocksparse, export_checks
 
-_GATES = 'conditioning.gates.kernel'
+_GATES, _CONTEXT_GATES = 'conditioning.gates.kernel', 'context.gates.kernel'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +168,11 @@ def packed_types(names, weights: str) -> dict[str, str]:
           for name, sparsity in targets.items() if sparsity}
 
 
+def _packed_in(version: int, name: str) -> bool:
+  """Whether files of a version hold a parameter packed that is so in the last one."""
+  return version > 1 or name != _CONTEXT_GATES
+
+
 def flatten(tree) -> dict:
   """Leaves by their path, joined with dots; None is a leaf."""
   leaves, _ = jax.tree.flatten_with_path(tree, is_leaf=lambda leaf: leaf is None)
@@ -214,7 +239,8 @@ def from_bytes(data: bytes) -> Export:
   config = export_checks.config(header, len(tensors))
   weights, block = header['weights'], header['block']
   shapes = flatten(jax.eval_shape(lambda: models.build(config).init(0)))
-  types = packed_types(shapes, weights)
+  types = {name: kind for name, kind in packed_types(shapes, weights).items()
+           if _packed_in(header['version'], name)}
   arrays = export_checks.Arrays(tensors)
   found = {name: arrays.packed(name, leaf.shape, types[name], block) if name in types
            else arrays.take(name, 'F32', leaf.shape) for name, leaf in shapes.items()}
@@ -222,6 +248,8 @@ def from_bytes(data: bytes) -> Export:
   stored = sum(t.values.size if is_packed(t) else t.size for t in found.values())
   if header['parameters'] > stored:
     raise ValueError(f'found {stored} weights, but parameters {header["parameters"]}')
+  if not is_packed(found.get(_CONTEXT_GATES)) and _CONTEXT_GATES in found:  # version 1
+    found[_CONTEXT_GATES] = _pack(_CONTEXT_GATES, found[_CONTEXT_GATES], None, block, 'float32')
   return Export(config, weights, block, header['parameters'], found)
 
 
@@ -229,8 +257,9 @@ def _pack(name, leaf_NxO, mask, block, dtype):
   if any(n % b for n, b in zip(leaf_NxO.shape[::-1], block, strict=True)):
     raise InputError(
         f'{name} of {leaf_NxO.shape[1]} outputs and {leaf_NxO.shape[0]} inputs: blocks of '
-        f'{block[0]}x{block[1]} do not divide it; an export needs model.units, '
-        f'model.projection and model.channels as multiples of {block[0]}.')
+        f'{block[0]}x{block[1]} do not divide it; an export needs model.units/2 and '
+        f'model.projection as multiples of {block[0]}, and model.channels and '
+        f'model.context_channels of {block[1]}.')
   return blocksparse.pack(leaf_NxO.T, block, dtype, _block_mask(leaf_NxO, mask, block))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from wavernn_jax import audio, config as config_lib
 from wavernn_jax.sampling import blocksparse
 
-FORMAT, VERSION = 'wavernn-jax', 1
+FORMAT, VERSION = 'wavernn-jax', 2
 _TYPES = {'F32': np.float32, 'BF16': np.uint16, 'I8': np.int8, 'U16': np.uint16,
           'U32': np.uint32}
 _STORED = {'float32': 'F32', 'bfloat16': 'BF16', 'int8': 'I8'}
@@ -50,7 +50,7 @@ def header(metadata: dict, tensors: dict) -> dict:
   if metadata.get('sha256') != checksum(metadata['header'], data):
     raise ValueError('its checksum is of other contents: it is damaged or was changed')
   wrong = [name for name, kind in _FIELDS.items() if type(found.get(name)) is not kind]
-  if wrong or version != VERSION:
+  if wrong or not 1 <= version <= VERSION:
     raise ValueError(f'fields of its header are missing or wrong: {wrong or ["version"]}')
   _check_packing(found)
   return found | {'block': blocksparse.SHAPES[blocksparse.SHAPES.index(tuple(found['block']))]}

@@ -50,16 +50,14 @@ class Sampler:
   @property
   def latency(self) -> float:
     """Seconds of audio whose mel a stream must know before its first sample comes."""
-    mel = self.model.mel
-    frames = self.block_frames + self.lookahead
-    return (frames * mel.hop + self.model.delay) / mel.sample_rate
+    return latency(self)
 
   def initial_state(self, batch: int):
     return self.model.sampling_state(batch)
 
   def warm_up(self, batch: int) -> None:
     """Compiles for a batch size, so that the first block is as fast as the rest."""
-    before, after = _around(self)
+    before, after = around(self)
     frames = before + self.block_frames + after
     mel_BxFxM = np.zeros((batch, frames, self.model.mel.bands), np.float32)
     self.next_block(self.initial_state(batch), mel_BxFxM, draw.keys(0, range(batch)))
@@ -75,7 +73,14 @@ class Sampler:
     return np.asarray(pcm), state
 
 
-def _around(sampler) -> tuple[int, int]:
+def latency(sampler) -> float:
+  """Seconds of audio whose mel a stream must know before its first sample comes."""
+  mel = sampler.model.mel
+  frames = sampler.block_frames + sampler.lookahead
+  return (frames * mel.hop + sampler.model.delay) / mel.sample_rate
+
+
+def around(sampler) -> tuple[int, int]:
   """Frames before and after those of a block that it takes."""
   return sampler.model.lag + sampler.lookahead, sampler.lookahead
 
@@ -107,7 +112,7 @@ def stream(params, mel_chunks, *, model, seed: int = 0, utterance: int = 0,
 
 def stream_blocks(sampler: Sampler, mel_chunks, keys_1x2):
   """`stream` with a sampler that may serve many streams."""
-  model, block, (before, after) = sampler.model, sampler.block_frames, _around(sampler)
+  model, block, (before, after) = sampler.model, sampler.block_frames, around(sampler)
   floor = np.full((before, model.mel.bands), audio.mel_floor(model.mel), np.float32)
   waiting = floor  # what is before the next block, then frames not yet used
   state, window, frames = sampler.initial_state(1), before + block + after, 0
@@ -157,7 +162,7 @@ def synthesize(sampler: Sampler, mels, keys_Bx2, progress=lambda samples: None):
   Returns:
     List of int16 arrays of F · hop samples.
   """
-  model, block, (before, after) = sampler.model, sampler.block_frames, _around(sampler)
+  model, block, (before, after) = sampler.model, sampler.block_frames, around(sampler)
   samples, step = np.array([len(m) for m in mels]) * model.mel.hop, block * model.mel.hop
   blocks = -(-(samples.max() + model.delay * samples.any()) // step)
   padded = np.full((len(mels), before + blocks * block + after, model.mel.bands),

@@ -10,12 +10,14 @@ import concurrent.futures
 import functools
 import os
 
+import jax
 import numpy as np
 
-from wavernn_jax import audio, backend, corpus, draw, models
+from wavernn_jax import audio, backend, corpus, draw
 from wavernn_jax.config import Config
 from wavernn_jax.errors import InputError
-from wavernn_jax.models import conditioning
+from wavernn_jax.models import conditioning, wavernn
+from wavernn_jax.sampling import scan
 from wavernn_jax.sampling.cpu import layout, loop
 from wavernn_jax.sampling.export import Export
 
@@ -23,17 +25,18 @@ _UNITS, _PROJECTION = 32, 16  # multiples that the kernels need
 
 
 def fits(config: Config) -> bool:
-  """Whether the sampler can run a model."""
+  """Whether the CPU engine can run a model."""
   model = config.model
-  return (model.kind == 'wavernn' and model.units % _UNITS == 0
-          and model.projection % _PROJECTION == 0)
+  return (model.kind in ('wavernn', 'subscale') and model.lanes <= layout.LANES
+          and model.units % _UNITS == 0 and model.projection % _PROJECTION == 0)
 
 
 class Sampler:
-  """A packed model, ready to turn mel frames into audio. The caller holds the state.
+  """A packed model without lanes, ready to turn mel frames into audio.
 
-  The state is that of models/wavernn.py, in numpy. Activations are float32
-  (int16 beside int8 weights), whatever config.model.compute_dtype.
+  The caller holds the state, which is that of models/wavernn.py, in numpy.
+  Activations are float32 (int16 beside int8 weights), whatever
+  config.model.compute_dtype. `open_sampler` of the package takes any export.
   """
 
   def __init__(self, export: Export, temperatures=(1.0, 1.0), block_frames: int = 16,
@@ -47,82 +50,105 @@ class Sampler:
     Raises:
       InputError: if the sizes of the model do not fit the kernels.
     """
+    model = export.config.model
     if not fits(export.config):
       raise InputError(
-          f'--engine=cpu: found a {export.config.model.kind} model of '
-          f'{export.config.model.units} units and projection {export.config.model.projection}, '
-          f'expected kind wavernn and multiples of {_UNITS} and {_PROJECTION}; use '
-          '--engine=scan.')
-    self.model = models.build(export.config)
+          f'--engine=cpu: found a {model.kind} model of {model.units} units, projection '
+          f'{model.projection} and {model.lanes} lanes, expected multiples of {_UNITS} and '
+          f'{_PROJECTION} and at most {layout.LANES} lanes; use --engine=scan.')
     self.block_frames = block_frames
     self.threads = threads or _cores()
-    self.network = layout.build(_weights(export))
     self._options = loop.Options(0, 0, *(float(t) for t in temperatures))
     self._conditioning = export.params('conditioning')
     self._gates = backend.jit(functools.partial(
-        conditioning.frame_gates, config=export.config.model, mel=export.config.mel))
+        conditioning.frame_gates, config=model, mel=export.config.mel))
     self._pool = concurrent.futures.ThreadPoolExecutor(self.threads)
+    self._open(export)
+
+  def _open(self, export: Export) -> None:
+    self.model = wavernn.WaveRNN(export.config.model, export.config.mel)
+    self.network = layout.build(weights(export))
 
   @property
   def lookahead(self) -> int:
     """Frames after a block that must be known before it is made."""
     return self.model.context
 
+  @property
+  def latency(self) -> float:
+    """Seconds of audio whose mel a stream must know before its first sample comes."""
+    return scan.latency(self)
+
   def initial_state(self, batch: int):
-    return {name: np.array(value) for name, value in self.model.initial_state(batch).items()}
+    return jax.tree.map(np.array, self.model.sampling_state(batch))
 
   def warm_up(self, batch: int) -> None:
     """Compiles, or loads what an earlier process compiled."""
     del batch  # one utterance's code serves any number
-    mel = self.model.mel
-    frames = np.zeros((1, self.block_frames + 2 * self.lookahead, mel.bands), np.float32)
+    before, after = scan.around(self)
+    frames = np.zeros((1, before + self.block_frames + after, self.model.mel.bands), np.float32)
     self.next_block(self.initial_state(1), frames, draw.keys(0, [0]))
 
   def next_block(self, state, mel_BxFxM, keys_Bx2):
-    """(int16 B x block·hop, next state) from block frames and the context around them."""
-    lanes = [{name: value[lane] for name, value in state.items()}
-             for lane in range(len(mel_BxFxM))]
-    made = list(self._pool.map(self._lane, lanes, mel_BxFxM, keys_Bx2))
-    pcm_BxT = np.stack([pcm for pcm, _ in made])
-    return pcm_BxT, {name: np.stack([lane[name] for _, lane in made]) for name in state}
+    """As `scan.Sampler.next_block`; the state that is given stays as it is."""
+    made = list(self._pool.map(
+        self._utterance_block, self._split(state), mel_BxFxM, keys_Bx2))
+    return np.stack([pcm for pcm, _ in made]), self._join([state for _, state in made])
 
   def gates(self, mel_FxM) -> np.ndarray:
-    """Gate inputs of the frames −1 to block_frames around a block, [F, 3 * H]."""
+    """Gate inputs of the frames, but the first and last `lookahead` − 1 of them, [F, 3 * H]."""
     # A copy: numba compiles anew for arrays that cannot be written.
     return np.array(self._gates(self._conditioning, mel_FxM[None]))[:, 0]
 
   @property
   def position(self) -> int:
     """Samples from the first frame of `gates` to the first sample of a block."""
-    return self.model.mel.hop - audio.frame_offset(self.model.mel)
+    mel = self.model.mel
+    return (self.model.lag + 1) * mel.hop - audio.frame_offset(mel)
 
-  def utterance_nats(self, utterances, progress=lambda samples: None):
-    """As `evaluation.Evaluator.utterance_nats`, in the very arithmetic of the draws."""
-    nats_Ux2 = np.zeros((len(utterances), 2))
-    for i, nats_2 in enumerate(self._pool.map(self._nats, utterances)):
-      nats_Ux2[i] = nats_2
+  def lane_nats(self, utterances, progress=lambda samples: None):
+    """As `evaluation.Evaluator.lane_nats`, in the very arithmetic of the draws."""
+    nats_UxSx2 = np.zeros((len(utterances), self.model.lanes, 2))
+    for i, nats_Sx2 in enumerate(self._pool.map(self._nats, utterances)):
+      nats_UxSx2[i] = nats_Sx2
       progress(utterances[i].samples)
-    sums = {byte: nats_Ux2[:, side] for side, byte in enumerate(('coarse', 'fine'))}
+    sums = {byte: nats_UxSx2[..., side] for side, byte in enumerate(wavernn.BYTES)}
     return sums, np.array([u.samples for u in utterances])
 
-  def _nats(self, utterance):
-    """Nats of the coarse and the fine bytes of one utterance, [2]."""
-    mel, context, block = self.model.mel, self.lookahead, self.block_frames
+  def _known(self, utterance):
+    """Bytes uint8 Tx2 of a recording, and its windows of mel frames, block after block."""
+    mel, block, (before, after) = self.model.mel, self.block_frames, scan.around(self)
     pcm_T = utterance.read(0, utterance.samples, mel.sample_rate)
-    codes_Tx2 = np.stack(audio.split_bytes(pcm_T), axis=1)
     mel_FxM = corpus.utterance_mel(utterance, mel)
-    blocks = -(-len(pcm_T) // (block * mel.hop))
-    padded = np.full((blocks * block + 2 * context, mel.bands), audio.mel_floor(mel), np.float32)
-    padded[context:context + len(mel_FxM)] = mel_FxM
-    state, nats_2 = loop.initial_state(self.network), np.zeros(2)
-    for b in range(blocks):
-      gates = self.gates(padded[b * block:(b + 1) * block + 2 * context])
-      codes = codes_Tx2[b * block * mel.hop:(b + 1) * block * mel.hop]
-      scores, state = loop.score(self.network, gates, codes, mel.hop, state, self.position)
-      nats_2 -= scores.log_likelihood.sum(axis=0, dtype=np.float64)
-    return nats_2
+    blocks = -(-(len(pcm_T) + self.model.delay) // (block * mel.hop))
+    padded = np.full((before + blocks * block + after, mel.bands), audio.mel_floor(mel),
+                     np.float32)
+    padded[before:before + len(mel_FxM)] = mel_FxM
+    windows = [padded[b * block:before + (b + 1) * block + after] for b in range(blocks)]
+    return np.stack(audio.split_bytes(pcm_T), axis=1).astype(np.uint8), windows
 
-  def _lane(self, state, mel_FxM, key_2):
+  # What differs for models with lanes.
+
+  def _split(self, state):
+    """The states of single utterances."""
+    return [{name: value[i] for name, value in state.items()} for i in range(len(state['index']))]
+
+  def _join(self, states):
+    return {name: np.stack([state[name] for state in states]) for name in states[0]}
+
+  def _nats(self, utterance):
+    """Nats of the coarse and the fine bytes of one utterance, Sx2."""
+    codes_Tx2, windows = self._known(utterance)
+    state, nats_2 = loop.initial_state(self.network), np.zeros(2)
+    step = self.block_frames * self.model.mel.hop
+    for b, window in enumerate(windows):
+      scores, state = loop.score(
+          self.network, self.gates(window), codes_Tx2[b * step:(b + 1) * step],
+          self.model.mel.hop, state, self.position)
+      nats_2 -= scores.log_likelihood.sum(axis=0, dtype=np.float64)
+    return nats_2[None]
+
+  def _utterance_block(self, state, mel_FxM, key_2):
     """One utterance of `next_block`."""
     hop = self.model.mel.hop
     seed, utterance = (int(word) for word in key_2)
@@ -145,14 +171,16 @@ def stream_state(state) -> loop.State:
   return loop.State(np.asarray(state['h']), int(coarse), int(fine), int(state['index']))
 
 
-def _weights(export: Export) -> layout.Weights:
+def weights(export: Export) -> layout.Weights:
+  """The tensors of an export by their part in the network."""
   tensors, units = export.tensors, export.config.model.units
 
   def outputs(part):
-    return tuple(tensors[f'outputs.{byte}.{part}'] for byte in ('coarse', 'fine'))
+    return tuple(tensors[f'outputs.{byte}.{part}'] for byte in wavernn.BYTES)
 
   return layout.Weights(
       recurrent=tuple(tensors[f'recurrent.{gate}'] for gate in 'ure'),
       project=outputs('hidden.kernel'), project_bias=np.stack(outputs('hidden.bias')),
       logits=outputs('output.kernel'), logits_bias=np.stack(outputs('output.bias')),
-      input=tensors['previous'].reshape(2, 3, units), current=tensors['coarse'])
+      input=tensors['previous'].reshape(2, 3, units), current=tensors['coarse'],
+      context=tensors.get('context.gates.kernel'))

@@ -42,7 +42,7 @@ from wavernn_jax.sampling.cpu.simd import (
 
 PAIR = 2 * LANES  # weights
 INT8_MAX = 127
-_INTEGERS = (types.int8, types.int16)
+INTEGERS = (types.int8, types.int16)
 
 
 class Columns(typing.NamedTuple):
@@ -85,7 +85,7 @@ def _weights(builder, kind, values, pair):
 
 def is_integer(matrix):
   """Whether the numba type of a matrix holds integers, and so multiplies int16."""
-  return matrix.types[0].dtype in _INTEGERS
+  return matrix.types[0].dtype in INTEGERS
 
 
 def _int16_weights(builder, kind, values, pair):
@@ -97,7 +97,7 @@ def _int16_weights(builder, kind, values, pair):
   return builder.sext(weights, ir.VectorType(I16, PAIR))
 
 
-def _multiply_neighbours(context, builder, a_2L, b_2L, total_L):
+def multiply_neighbours(context, builder, a_2L, b_2L, total_L):
   """total[i] + a[2i] * b[2i] + a[2i + 1] * b[2i + 1], int16 into int32.
 
   x86 has this as one instruction, which LLVM's generic form below misses.
@@ -175,9 +175,9 @@ def _add_pair(context, builder, values_type, values, pair, x, indices, width,
               totals):
   """The accumulators after one pair; `width` inputs to a block."""
   a, b = (_activations(builder, x, index, width) for index in indices)
-  if values_type.dtype in _INTEGERS:
+  if values_type.dtype in INTEGERS:
     weights = _int16_weights(builder, values_type, values, pair)
-    total = _multiply_neighbours(
+    total = multiply_neighbours(
         context, builder, weights, _tile(builder, a, b), totals[0])
     return [total, totals[1]]
   weights = _weights(builder, values_type, values, pair)
@@ -213,10 +213,10 @@ def add_column_group(typingctx, values, indices, x, group, totals):  # pylint: d
     for k, pair in enumerate((first, builder.add(first, I64(1)))):
       chosen, part = inputs[2 * k:2 * k + 2], slice(2 * k, 2 * k + 2)
       kind = signature.args[0]
-      if kind.dtype in _INTEGERS:
+      if kind.dtype in INTEGERS:
         weights = _int16_weights(builder, kind, values, pair)
         activations = _spread_activations(builder, x, *chosen, scalar=k == 0)
-        totals[2 * k] = _multiply_neighbours(
+        totals[2 * k] = multiply_neighbours(
             context, builder, weights, activations, totals[2 * k])
       else:
         totals[part] = _add_pair(context, builder, kind, values, pair, x, chosen, 1, totals[part])
@@ -230,10 +230,10 @@ def add_dense_pair(typingctx, values, x, pair, column, total0, total1):  # pylin
   def codegen(context, builder, signature, args):
     values, x, pair, column, *totals = args
     start = builder.mul(column, I64(2))
-    if signature.args[0].dtype in _INTEGERS:
+    if signature.args[0].dtype in INTEGERS:
       neighbours = simd.broadcast(
           builder, simd.load_as(builder, x, start, I32))
-      total = _multiply_neighbours(
+      total = multiply_neighbours(
           context, builder, _int16_weights(builder, signature.args[0], values, pair),
           builder.bitcast(neighbours, ir.VectorType(I16, PAIR)), totals[0])
       totals = [total, totals[1]]
@@ -250,22 +250,29 @@ def add_dense_pair(typingctx, values, x, pair, column, total0, total1):  # pylin
 @intrinsic
 def zero(typingctx, values):  # pylint: disable=unused-argument
   """An empty accumulator for weights of the type of `values`."""
-  kind = i32x16 if values.dtype in _INTEGERS else f32x16
+  kind = i32x16 if values.dtype in INTEGERS else f32x16
   def codegen(context, builder, signature, args):
     return ir.Constant(F32X16 if kind == f32x16 else I32X16, None)
   return kind(values), codegen
+
+
+def finished(builder, total, scales, row, unit):
+  """An accumulator as floats: int32 sums times scales[row] * unit, a number or a vector."""
+  if total.type == F32X16:
+    return total
+  scale = simd.load_as(builder, scales, row, F32)
+  if unit.type == F32X16:
+    scale = builder.fmul(simd.broadcast(builder, scale), unit)
+  else:
+    scale = simd.broadcast(builder, builder.fmul(scale, unit))
+  return builder.fmul(builder.sitofp(total, F32X16), scale)
 
 
 @intrinsic
 def finish(typingctx, total, scales, row, unit):  # pylint: disable=unused-argument
   """Accumulator to float: int32 sums times scales[row] * unit."""
   def codegen(context, builder, signature, args):
-    total, scales, row, unit = args
-    if signature.args[0] == f32x16:
-      return total
-    scale = simd.load_as(builder, scales, row, F32)
-    scale = simd.broadcast(builder, builder.fmul(scale, unit))
-    return builder.fmul(builder.sitofp(total, F32X16), scale)
+    return finished(builder, *args)
   return f32x16(total, scales, types.uintp, types.float32), codegen
 
 

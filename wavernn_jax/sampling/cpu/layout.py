@@ -19,8 +19,9 @@ LEVELS = 256
 _ALIGNMENT, _HUGE_PAGE = 64, 1 << 21  # bytes
 
 # bfloat16 as int16: activations up to 2^14 leave 2^17 for the sum of a row's
-# weights. Of 512 blocks or fewer that loses less than bfloat16 itself did.
-_FIXED_ACTIVATION, _FIXED_SUM, _FIXED_BLOCKS = 1 << 14, 1 << 17, 512
+# weights. Of 512 inputs or fewer that loses less than bfloat16 itself did; for
+# each doubling beyond, activations give one bit to the sum.
+_FIXED_ACTIVATION, _FIXED_INPUTS, _INT32 = 1 << 14, 512, 1 << 31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Weights:
     logits_bias: float32 [2, 256].
     input: float32 [2, 3, H], weights of the previous coarse and fine byte.
     current: float32 [3, H/2], weights of c_t in the fine half.
+    context: packed [3H, C], from the context of subscale lanes to the gates;
+      None without lanes. Then `project` is [P, H/2 + C].
   """
   recurrent: tuple[blocksparse.PackedMatrix, ...]
   project: tuple[blocksparse.PackedMatrix, ...]
@@ -43,6 +46,7 @@ class Weights:
   logits_bias: np.ndarray
   input: np.ndarray
   current: np.ndarray
+  context: blocksparse.PackedMatrix | None = None
 
 
 class Head(typing.NamedTuple):
@@ -62,6 +66,20 @@ class Network(typing.NamedTuple):
   coarse_inputs: np.ndarray  # float32 [H/32, 3, 4, 16]: G[k], G[k+1], w_c, w_f
   fine_inputs: np.ndarray    # float32 [H/32, 3, 5, 16]: the same and w_cf
   limit: float  # greatest int16 for a state of 1
+
+
+class LaneNetwork(typing.NamedTuple):
+  """The same for the lanes of a subscale model (§4)."""
+  channels: int  # C of the context
+  recurrent: typing.Any
+  gates: typing.Any  # from the context, in the order of `recurrent`
+  coarse: Head
+  fine: Head
+  coarse_context: typing.Any  # from the context to the hidden layers
+  fine_context: typing.Any
+  inputs: np.ndarray  # float32 [H, 3, 3]: w_c, w_f and w_cf (0 in the coarse half) of a gate
+  limit: float
+  context_limit: float  # greatest int16 for the greatest input of a context
 
 
 def aligned(shape, dtype):
@@ -120,12 +138,17 @@ def _huge_pages(size):
   return memory[start:start + size]
 
 
-def stream(*matrices):
+def stream(*matrices, lanes=False):
   """Matrices of one shape, interleaved by rows of 16 outputs.
+
+  Args:
+    matrices: packed, of one kind.
+    lanes: whether they multiply many lanes at once (lane_kernels.py), for which
+      there are fewer kinds: how weights are stored hardly matters to their time.
 
   Returns:
     Columns, Squares or Dense; with M matrices, row M * i + m of it is row i of
-    matrix m.
+    matrix m. With `lanes` Columns or Squares of float32 or int16.
 
   Raises:
     ValueError: matrices of different kinds, or of outputs not in sixteens.
@@ -139,11 +162,13 @@ def stream(*matrices):
         f'a matrix of {outputs} outputs and {inputs} inputs; the sampler needs '
         f'a multiple of {LANES} outputs and at most {1 << 16} inputs')
   values, indices, counts, scales = _interleave(matrices)
-  if block == (16, 1) and (counts == inputs).all() and inputs % 2 == 0:
+  if not lanes and block == (16, 1) and (counts == inputs).all() and inputs % 2 == 0:
     return kernels.Dense(_interleave_pairs(values, dtype), inputs // 2, scales)
-  if _as_integers(dtype, counts * block[1]):
+  if _as_integers(dtype, counts * block[1], lanes):
     values, scales = _fixed_point(values, counts, block)
     dtype = 'int16'
+  if lanes and dtype == 'int8':
+    values, dtype = values.astype(np.int16), 'int16'
   group = 4 if block == (16, 1) else 2
   values, indices, starts = _pad_rows(values, indices, counts, group)
   words = indices[0::2] | indices[1::2] << 16
@@ -171,9 +196,14 @@ def _interleave(matrices):
   return values, indices.astype(np.uint32) * block[1], counts, scales
 
 
-def _as_integers(dtype, inputs_R):
-  """Whether sparse bfloat16 is turned into int16: twice the weights an instruction."""
-  return dtype == 'bfloat16' and inputs_R.max(initial=0) <= _FIXED_BLOCKS
+def _as_integers(dtype, inputs_R, lanes):
+  """Whether bfloat16 is turned into int16: twice the weights an instruction."""
+  return dtype == 'bfloat16' and (lanes or inputs_R.max(initial=0) <= _FIXED_INPUTS)
+
+
+def _fixed_activation(inputs):
+  """Greatest int16 activation of bfloat16 as int16 in rows of so many inputs."""
+  return _FIXED_ACTIVATION >> (max(inputs - 1, 0) // _FIXED_INPUTS).bit_length()
 
 
 def _fixed_point(values_KxB, counts, block):
@@ -181,7 +211,7 @@ def _fixed_point(values_KxB, counts, block):
 
   The scale is a power of two, so that all but the smallest weights of a row
   (below about a hundredth of the greatest) are kept exactly, and such that no
-  int32 sum with activations up to `_FIXED_ACTIVATION` overflows.
+  int32 sum with activations up to `_fixed_activation` overflows.
   """
   values_KxB = (values_KxB.astype(np.uint32) << 16).view(np.float32)
   row_K = np.repeat(np.arange(len(counts)), counts)
@@ -189,7 +219,8 @@ def _fixed_point(values_KxB, counts, block):
   sums, greatest = np.zeros((len(counts), block[0])), np.zeros(len(counts))
   np.add.at(sums, row_K, magnitudes.sum(axis=2))
   np.maximum.at(greatest, row_K, magnitudes.max(axis=(1, 2), initial=0))
-  room = _FIXED_SUM - 1 - counts * block[1]  # rounding may add 1/2 a weight
+  most = _INT32 // _fixed_activation(int(counts.max(initial=0)) * block[1])
+  room = most - 1 - counts * block[1]  # rounding may add 1/2 a weight
   least = np.maximum(greatest / np.iinfo(np.int16).max, sums.max(axis=1) / room)
   scales = np.exp2(np.ceil(np.log2(np.maximum(least, 2.0 ** -100))))
   fixed = np.rint(values_KxB / scales[row_K, None]).astype(np.int16)
@@ -218,22 +249,24 @@ def _interleave_pairs(values, dtype):
   return aligned_copy(pairs).ravel()
 
 
-def _limit(*matrices):
+def _limit(*matrices, lanes=False):
   """Greatest activation whose int32 sums with integer weights cannot overflow."""
-  if matrices[0].dtype == 'bfloat16':
-    return np.float32(_FIXED_ACTIVATION)
   longest = max(int(np.diff(m.offsets.astype(np.int64)).max()) for m in matrices)
+  if lanes:  # else a block of four inputs adds to four sums
+    longest *= matrices[0].block[1]
+  if matrices[0].dtype == 'bfloat16':
+    return np.float32(_fixed_activation(longest) if lanes else _FIXED_ACTIVATION)
   greatest = np.iinfo(np.int32).max // (kernels.INT8_MAX * max(longest, 1))
   return np.float32(min(greatest, np.iinfo(np.int16).max))
 
 
-def _head(weights, side):
+def _head(weights, side, lanes=False):
   return Head(
-      stream(weights.project[side]),
+      stream(weights.project[side], lanes=lanes),
       aligned_copy(weights.project_bias[side], np.float32),
-      stream(weights.logits[side]),
+      stream(weights.logits[side], lanes=lanes),
       aligned_copy(weights.logits_bias[side], np.float32),
-      _limit(weights.logits[side]))
+      _limit(weights.logits[side], lanes=lanes))
 
 
 def _input_table(weights, units, terms):
@@ -248,23 +281,53 @@ def _input_table(weights, units, terms):
 
 
 def build(weights):
-  """Lay out `Weights` for the sampler.
+  """Lay out `Weights` for the sampler of a model without lanes.
 
   Raises:
     ValueError: units not a multiple of 32, or matrices that do not fit.
   """
-  units = weights.recurrent[0].shape[0]
-  if units % (2 * LANES):
-    raise ValueError(f'{units} units; the CPU sampler needs a multiple of 32')
-  half = units // 2
-  projection = weights.project[0].shape[0]
-  expected = [(units, units)] * 3 + [(projection, half)] * 2 + [(LEVELS, projection)] * 2
-  matrices = (*weights.recurrent, *weights.project, *weights.logits)
-  found = [m.shape for m in matrices]
-  if found != expected:
-    raise ValueError(f'matrices of shapes {found}, expected {expected}')
+  _check_sizes(weights)
+  half = weights.recurrent[0].shape[0] // 2
   return together(Network(
       stream(*weights.recurrent), _head(weights, 0), _head(weights, 1),
       _input_table(weights, slice(None, half), 4),
       _input_table(weights, slice(half, None), 5),
       _limit(*weights.recurrent, *weights.project)))
+
+
+def build_lanes(weights):
+  """Lay out `Weights` for the lanes of a subscale model.
+
+  Raises:
+    ValueError: as `build`.
+  """
+  _check_sizes(weights)
+  units = weights.recurrent[0].shape[0]
+  inputs = np.zeros((units, 3, 3), np.float32)
+  inputs[..., :2] = weights.input.transpose(2, 1, 0)
+  inputs[units // 2:, :, 2] = weights.current.T
+  gates = [blocksparse.part(weights.context, slice(n, n + units))
+           for n in range(0, 3 * units, units)]
+  projects = [[blocksparse.part(m, inputs=part) for m in weights.project]
+              for part in (slice(units // 2), slice(units // 2, None))]
+  of_state = dataclasses.replace(weights, project=tuple(projects[0]))
+  return together(LaneNetwork(
+      weights.context.shape[1], stream(*weights.recurrent, lanes=True), stream(*gates, lanes=True),
+      _head(of_state, 0, lanes=True), _head(of_state, 1, lanes=True),
+      *(stream(m, lanes=True) for m in projects[1]), aligned_copy(inputs),
+      _limit(*weights.recurrent, *projects[0], lanes=True),
+      min(_limit(*gates, lanes=True), _limit(*projects[1], lanes=True))))
+
+
+def _check_sizes(weights):
+  units = weights.recurrent[0].shape[0]
+  if units % (2 * LANES):
+    raise ValueError(f'{units} units; the CPU sampler needs a multiple of 32')
+  half, projection = units // 2, weights.project[0].shape[0]
+  context = 0 if weights.context is None else weights.context.shape[1]
+  expected = ([(units, units)] * 3 + [(projection, half + context)] * 2
+              + [(LEVELS, projection)] * 2 + [(3 * units, context)] * bool(context))
+  matrices = [*weights.recurrent, *weights.project, *weights.logits]
+  found = [m.shape for m in matrices + [weights.context] * bool(context)]
+  if found != expected:
+    raise ValueError(f'matrices of shapes {found}, expected {expected}')

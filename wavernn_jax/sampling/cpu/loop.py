@@ -17,7 +17,8 @@ from wavernn_jax.sampling.cpu import layout, random, simd, step
 from wavernn_jax.sampling.cpu.simd import splat
 
 LANES, LEVELS = 16, 256
-_BYTE_STEP = np.float32(1 / 255)
+BYTE_STEP = np.float32(1 / 255)
+OPTIONS = {'nogil': True, 'error_model': 'numpy'}  # of the compiler
 
 
 class State(typing.NamedTuple):
@@ -193,7 +194,7 @@ def _set_frames(s, gate_inputs, frame, last):
 @numba.extending.register_jitable
 def _signal(byte):
   """audio.scale_byte: one rounding, so that all engines agree to the last bit."""
-  return np.float32(2 * byte - 255) * _BYTE_STEP
+  return np.float32(2 * byte - 255) * BYTE_STEP
 
 
 @numba.extending.register_jitable
@@ -218,23 +219,28 @@ def _byte(head, limit, s, now, side, word, temperature, out, place):
   return code
 
 
-def _fingerprint():
-  """A checksum of all files whose code is compiled into `run`."""
+def fingerprint(*names):
+  """A checksum of files of this folder, whose code is compiled into one function."""
   folder = pathlib.Path(__file__).parent
-  names = ('simd.py', 'simd_math.py', 'random.py', 'kernels.py',
-           'step.py', 'loop.py')
   return zlib.crc32(b''.join((folder / name).read_bytes() for name in names))
 
 
-_loop = numba.njit(nogil=True, error_model='numpy')(_run)
-
-
-def _compiled(sources):
-  """`_run` compiled, cached on disk for as long as the sources stay the same.
+def cached(function):
+  """The function compiled, cached on disk for as long as what it closes over stays the same.
 
   To see whether a cached function is stale numba looks at its own file and at
-  the values that it closes over, here `sources`; not at what it calls.
+  the values that it closes over, here a `fingerprint`; not at what it calls.
   """
+  try:
+    return numba.njit(cache=True, **OPTIONS)(function)
+  except RuntimeError:  # neither the package nor the home folder is writable
+    return numba.njit(**OPTIONS)(function)
+
+
+_loop = numba.njit(**OPTIONS)(_run)
+
+
+def _of(sources):
 
   def cached_run(network, memory, frames, hop, position, coarse, fine, index,
                  key0, key1, coarse_temperature, fine_temperature, codes,
@@ -243,12 +249,8 @@ def _compiled(sources):
       _loop(network, memory, frames, hop, position, coarse, fine, index, key0,
             key1, coarse_temperature, fine_temperature, codes, forced, nats,
             logits)
-
-  options = {'nogil': True, 'error_model': 'numpy'}
-  try:
-    return numba.njit(cache=True, **options)(cached_run)
-  except RuntimeError:  # neither the package nor the home folder is writable
-    return numba.njit(**options)(cached_run)
+  return cached_run
 
 
-run = _compiled(_fingerprint())
+run = cached(_of(fingerprint(
+    'simd.py', 'simd_math.py', 'random.py', 'kernels.py', 'step.py', 'loop.py')))

@@ -15,7 +15,7 @@ from wavernn_jax.sampling.cpu.kernels import row_dot
 from wavernn_jax.sampling.cpu.simd import LANES, fma, load, splat, store
 
 LEVELS = 256
-_LOG2E = 1.4426950408889634
+LOG2E = 1.4426950408889634
 
 
 class Activations(typing.NamedTuple):
@@ -112,20 +112,20 @@ def _exp2_clipped(x, scale, bound):
 
 
 @register_jitable
-def _reset_stage(g_u, g_r, x_u, x_r):
+def reset_stage(g_u, g_r, x_u, x_r):
   """a, and one over the reset gate."""
-  return (_exp2_clipped(g_u + x_u, -_LOG2E, 40.0),
-          splat(1.0) + _exp2_clipped(g_r + x_r, -_LOG2E, 40.0))
+  return (_exp2_clipped(g_u + x_u, -LOG2E, 40.0),
+          splat(1.0) + _exp2_clipped(g_r + x_r, -LOG2E, 40.0))
 
 
 @register_jitable
-def _candidate_stage(reset, g_e, x_e):
+def candidate_stage(reset, g_e, x_e):
   """b."""
-  return _exp2_clipped(x_e + g_e / reset, -2 * _LOG2E, 20.0)
+  return _exp2_clipped(x_e + g_e / reset, -2 * LOG2E, 20.0)
 
 
 @register_jitable
-def _blend_stage(h, a, b):
+def blend_stage(h, a, b):
   """The new state; the bounds on a and b keep every product finite."""
   one = splat(1.0)
   return fma(h, one + b, a * (one - b)) / ((one + a) * (one + b))
@@ -165,22 +165,22 @@ def half_step(network, s, now, table, terms, first):
   for block in range(first, last):
     gates, place = 3 * block, 3 * width * (block - first)
     g_u = row_dot(m, x, gates, unit)
-    b = _candidate_stage(reset, g_e, x_e)
+    b = candidate_stage(reset, g_e, x_e)
     g_r = row_dot(m, x, gates + 1, unit)
     if block > first:
       _store_state(network, s, old, new, block - 1, a, b)
     g_e = row_dot(m, x, gates + 2, unit)
-    a, reset = _reset_stage(
+    a, reset = reset_stage(
         g_u, g_r, _gate_input(table, place, terms),
         _gate_input(table, place + width, terms))
     x_e = _gate_input(table, place + 2 * width, terms)
-  b = _candidate_stage(reset, g_e, x_e)
+  b = candidate_stage(reset, g_e, x_e)
   _store_state(network, s, old, new, last - 1, a, b)
 
 
 @register_jitable
 def _store_state(network, s, old, new, block, a, b):
-  h = _blend_stage(load(s.h.plain, old + block * LANES), a, b)
+  h = blend_stage(load(s.h.plain, old + block * LANES), a, b)
   store(s.h.plain, new + block * LANES, h)
   round_state(network, s.h, new + block * LANES, h)
 
@@ -226,10 +226,10 @@ def softmax_weights(s, greatest, temperature):
 
   s.weights[256:] become the running sums over blocks of sixteen.
   """
-  scale = splat(_LOG2E / max(temperature, 1e-6))
+  scale = splat(LOG2E / max(temperature, 1e-6))
   for start in range(0, LEVELS, LANES):
     x = load(s.logits, start) - splat(greatest)
-    x = simd.maximum(x, splat(-120.0 / _LOG2E * max(temperature, 1e-6)))
+    x = simd.maximum(x, splat(-120.0 / LOG2E * max(temperature, 1e-6)))
     store(s.weights, start, simd_math.exp2_scaled(x, scale))
   sums = simd_math.running_sum(simd_math.interleave_sum(
       simd_math.interleave_sum(_sums4(s.weights, 0), _sums4(s.weights, 64)),
