@@ -47,7 +47,7 @@ def scratch(network):
     return lane_step.Activations(numbers(count), layout.aligned((count, LANES), np.int16))
   return lane_step.Scratch(
       units, hidden, channels, activations(2 * units), activations(channels),
-      activations(hidden), numbers(6, LANES), numbers(units, 3, 2), np.full(LANES, -2),
+      activations(hidden), numbers(3, LANES), numbers(3 * units), numbers(units, 3, 2), np.full(LANES, -2),
       numbers(2), numbers(3), numbers(), numbers(2), numbers(2), numbers(LEVELS),
       numbers(LEVELS + LANES), numbers(2))
 
@@ -106,12 +106,13 @@ def _run(network, memory, now, frames, context, times, key0, key1, coarse_temper
       _begin(s, gate_inputs, len(frames) - 1, when, i, lane, out.lanes)
       _uniforms(s, key0, key1, simd.item(when.first, lane) + out.lanes * i, lane)
     unit = _hear(net, s, seen, i, out.lanes)
-    lane_step.half_step(net, s, now, unit, 0)
+    lane_step.hear(net, s, unit)
+    lane_step.half_step(net, s, now, 0)
     first = (1 - now) * s.units
     lane_step.head_logits(net, net.coarse, net.coarse_context, s, first, unit)
     coarse = _byte(s, 0, coarse_temperature, out, i)
     store(s.signals, 2 * LANES, _signal(coarse))
-    lane_step.half_step(net, s, now, unit, 1)
+    lane_step.half_step(net, s, now, 1)
     lane_step.head_logits(net, net.fine, net.fine_context, s, first + s.units // 2, unit)
     fine = _byte(s, 1, fine_temperature, out, i)
     store(s.signals, 0, _signal(coarse))

@@ -33,7 +33,8 @@ class Scratch(typing.NamedTuple):
   h: Activations         # [2 * H], states before and after the sample
   context: Activations   # [C]
   hidden: Activations    # [P]
-  tiles: np.ndarray      # float32 [6, 16, 16], products of 16 units
+  tiles: np.ndarray      # float32 [3, 16, 16], products of 16 units
+  heard: np.ndarray      # float32 [3 * H, 16], what the context adds to the gates, as `gates`
   frames: np.ndarray     # float32 [H, 3, 2, 16], gate inputs of an even and an odd frame
   loaded: np.ndarray     # int64 [16], earlier of the two frames
   frame_terms: np.ndarray  # float32 [2, 16], weights of the even and of the odd frame
@@ -95,26 +96,33 @@ def _gate_input(net, s, unit, gate, signals):
 
 
 @register_jitable
-def half_step(net, s, now, context_unit, half):
-  """The coarse (0) or the fine (1) half of the state, sixteen units at a time."""
-  old, new = now * s.units, (1 - now) * s.units
-  h, unit = operand(net.recurrent, s.h, old), splat(np.float32(1) / net.limit)
-  seen, blocks = operand(net.gates, s.context, 0), s.units // (2 * LANES)
-  for block in range(half * blocks, (half + 1) * blocks):
-    for gate in range(3):
-      row_dots(net.recurrent, h, 3 * block + gate, unit, simd.offset(s.tiles, gate * _TILE))
-      row_dots(net.gates, seen, 3 * block + gate, context_unit,
-               simd.offset(s.tiles, (3 + gate) * _TILE))
-    for k in range(LANES):
-      _unit(net, s, old, new, block * LANES + k, k * LANES, 2 + half)
+def hear(net, s, unit):
+  """What the context adds to all gates, in one piece: each matrix is read from end to end."""
+  seen = operand(net.gates, s.context, 0)
+  for row in range(3 * s.units // LANES):
+    row_dots(net.gates, seen, row, unit, simd.offset(s.heard, row * _TILE))
 
 
 @register_jitable
-def _unit(net, s, old, new, unit, tile, signals):
-  """A new unit of the state, from products at `tile`."""
-  x_u = load(s.tiles, 3 * _TILE + tile) + _gate_input(net, s, unit, 0, signals)
-  x_r = load(s.tiles, 4 * _TILE + tile) + _gate_input(net, s, unit, 1, signals)
-  x_e = load(s.tiles, 5 * _TILE + tile) + _gate_input(net, s, unit, 2, signals)
+def half_step(net, s, now, half):
+  """The coarse (0) or the fine (1) half of the state, sixteen units at a time."""
+  old, new = now * s.units, (1 - now) * s.units
+  h, unit = operand(net.recurrent, s.h, old), splat(np.float32(1) / net.limit)
+  blocks = s.units // (2 * LANES)
+  for block in range(half * blocks, (half + 1) * blocks):
+    for gate in range(3):
+      row_dots(net.recurrent, h, 3 * block + gate, unit, simd.offset(s.tiles, gate * _TILE))
+    for k in range(LANES):
+      _unit(net, s, old, new, block * LANES + k, 3 * block * _TILE + k * LANES, k * LANES,
+            2 + half)
+
+
+@register_jitable
+def _unit(net, s, old, new, unit, heard, tile, signals):
+  """A new unit of the state, from products at `tile` and what stands at `heard`."""
+  x_u = load(s.heard, heard) + _gate_input(net, s, unit, 0, signals)
+  x_r = load(s.heard, heard + _TILE) + _gate_input(net, s, unit, 1, signals)
+  x_e = load(s.heard, heard + 2 * _TILE) + _gate_input(net, s, unit, 2, signals)
   a, reset = step.reset_stage(load(s.tiles, tile), load(s.tiles, _TILE + tile), x_u, x_r)
   b = step.candidate_stage(reset, load(s.tiles, 2 * _TILE + tile), x_e)
   before = load(s.h.plain, (old + unit) * LANES)
@@ -138,16 +146,17 @@ def store_state(net, s, row, h):
 def head_logits(net, head, context, s, first, context_unit):
   """s.logits from the state of unit `first` on and the context; the greatest to s.results."""
   y, unit = operand(head.project, s.h, first), splat(np.float32(1) / net.limit)
-  seen, other = operand(context, s.context, 0), simd.offset(s.tiles, _TILE)
-  top = splat(0.0)
+  seen, top = operand(context, s.context, 0), splat(0.0)
+  for row in range(s.projection // LANES):
+    row_dots(context, seen, row, context_unit, simd.offset(s.hidden.plain, row * _TILE))
   for row in range(s.projection // LANES):
     row_dots(head.project, y, row, unit, s.tiles)
-    row_dots(context, seen, row, context_unit, other)
+    hidden = simd.offset(s.hidden.plain, row * _TILE)
     for k in range(LANES):
-      v = load(s.tiles, k * LANES) + load(other, k * LANES)
+      v = load(s.tiles, k * LANES) + load(hidden, k * LANES)
       v = simd.maximum(v + splat(simd.item(head.project_bias, row * LANES + k)), splat(0.0))
       top = simd.maximum(top, v)
-      store(s.hidden.plain, row * _TILE + k * LANES, v)
+      store(hidden, k * LANES, v)
   unit = quantise((head.logits,), s.hidden, s.projection, top, head.limit)
   x, top = operand(head.logits, s.hidden, 0), splat(-np.inf)
   for row in range(LEVELS // LANES):
