@@ -8,7 +8,6 @@ import random_models
 
 from wavernn_jax import audio, draw, models
 from wavernn_jax.config import Config, EvaluationConfig, ModelConfig, PruningConfig
-from wavernn_jax.errors import InputError
 from wavernn_jax.sampling import cpu, export as export_lib, scan
 
 FRAMES, BLOCK = 11, 4

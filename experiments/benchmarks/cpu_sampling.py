@@ -35,7 +35,7 @@ import jax
 import numpy as np
 
 from experiments.benchmarks import cpu_loops, measure
-from wavernn_jax import config as config_lib, draw, models, pruning
+from wavernn_jax import config as config_lib, draw
 from wavernn_jax.errors import InputError
 from wavernn_jax.sampling import cpu, export as export_lib
 from wavernn_jax.sampling.cpu import engine, loop
@@ -70,17 +70,11 @@ def case(text: str) -> tuple[int, int, float]:
 
 
 def export(units: int, projection: int, density: float, weights: str) -> export_lib.Export:
-  """A random model with all matrices pruned by the code that training prunes with."""
+  """A random pruned model."""
   config = config_lib.Config()
   config.model.units, config.model.projection = units, projection
   outputs, inputs = map(int, _BLOCK.value.split('x'))
-  sparsity = 1 - density
-  config.pruning = config_lib.PruningConfig(
-      sparsity, sparsity, sparsity, sparsity, outputs, inputs, start=0, steps=1, interval=1)
-  params = models.build(config).init(0)
-  masks = pruning.initial_masks(params, config.pruning)
-  masks = pruning.update_masks(params, masks, 1, config.pruning)
-  return export_lib.pack(pruning.apply_masks(params, masks), masks, config, weights)
+  return measure.pruned_export(config, density, weights, (outputs, inputs))
 
 
 def tasks(packed: export_lib.Export, threads: int, frames: int) -> dict:

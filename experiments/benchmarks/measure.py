@@ -12,7 +12,8 @@ import time
 import jax
 import numpy as np
 
-from wavernn_jax import backend, draw
+from wavernn_jax import backend, config as config_lib, draw, models, pruning
+from wavernn_jax.sampling import export as export_lib
 
 
 def interleaved(functions: dict, repeats: int) -> dict[str, float]:
@@ -57,6 +58,17 @@ def next_block(sampler, batch: int, started: int = 1 << 20):
     pcm, state = sampler.next_block(state, mel_BxFxM, keys)
     return pcm
   return function
+
+
+def pruned_export(config: config_lib.Config, density: float, weights: str,
+                  block: tuple[int, int] = (16, 1)) -> export_lib.Export:
+  """A random model with all matrices pruned by the code that training prunes with."""
+  config.pruning = config_lib.PruningConfig(
+      *[1 - density] * 4, *block, start=0, steps=1, interval=1)
+  params = models.build(config).init(0)
+  masks = pruning.initial_masks(params, config.pruning)
+  masks = pruning.update_masks(params, masks, 1, config.pruning)
+  return export_lib.pack(pruning.apply_masks(params, masks), masks, config, weights)
 
 
 def peak_memory_gib() -> float:

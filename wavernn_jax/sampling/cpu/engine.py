@@ -92,7 +92,7 @@ class Sampler:
   def next_block(self, state, mel_BxFxM, keys_Bx2):
     """As `scan.Sampler.next_block`; the state that is given stays as it is."""
     made = list(self._pool.map(
-        self._utterance_block, self._split(state), mel_BxFxM, keys_Bx2))
+        self._utterance_block, self.utterance_states(state), mel_BxFxM, keys_Bx2))
     return np.stack([pcm for pcm, _ in made]), self._join([state for _, state in made])
 
   def gates(self, mel_FxM) -> np.ndarray:
@@ -129,7 +129,7 @@ class Sampler:
 
   # What differs for models with lanes.
 
-  def _split(self, state):
+  def utterance_states(self, state):
     """The states of single utterances."""
     return [{name: value[i] for name, value in state.items()} for i in range(len(state['index']))]
 

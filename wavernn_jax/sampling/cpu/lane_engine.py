@@ -34,7 +34,7 @@ class LaneSampler(engine.Sampler):
     self._block_context = backend.jit(
         lambda params, state: skew.context_block(params['context'], state, self.schedule, exact))
 
-  def _split(self, state):
+  def utterance_states(self, state):
     def part(value, i, axis):
       return np.take(value, [i], axis)
     return [{name: [part(v, i, axis) for v in state[name]] if name == 'caches'

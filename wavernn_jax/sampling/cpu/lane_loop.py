@@ -11,7 +11,7 @@ import numba
 import numpy as np
 
 from wavernn_jax.sampling.cpu import lane_step, layout, loop, random, simd
-from wavernn_jax.sampling.cpu.simd import LANES, fma, load, splat, store
+from wavernn_jax.sampling.cpu.simd import LANES, load, splat, store
 
 LEVELS = lane_step.LEVELS
 _SILENCE = (LEVELS // 2, 0)  # bytes of the 16-bit sample 0
@@ -47,9 +47,9 @@ def scratch(network):
     return lane_step.Activations(numbers(count), layout.aligned((count, LANES), np.int16))
   return lane_step.Scratch(
       units, hidden, channels, activations(2 * units), activations(channels),
-      activations(hidden), numbers(3, LANES), numbers(3 * units), numbers(units, 3, 2), np.full(LANES, -2),
-      numbers(2), numbers(3), numbers(), numbers(2), numbers(2), numbers(LEVELS),
-      numbers(LEVELS + LANES), numbers(2))
+      activations(hidden), numbers(3, LANES), numbers(3 * units), numbers(units, 3, 2),
+      np.full(LANES, -2), numbers(2), numbers(3), numbers(), numbers(2), numbers(2),
+      numbers(LEVELS), numbers(LEVELS + LANES), numbers(2))
 
 
 def load_state(network, memory, h_SxH, codes_Sx2):
