@@ -36,6 +36,7 @@ def _parameters(model, rng, outputs, dtype):
   if 'context' in params:  # whose samples have a gain
     for name in ('distances', 'pairs'):
       params['context'][name] *= np.array([[4 / context.GAIN], [4]], dtype)
+    params['context']['nearest'] *= np.array(0.1, dtype)
   return params
 
 

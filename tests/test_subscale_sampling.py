@@ -53,9 +53,8 @@ def lane_after_lane(model, params, mel_FxM, key_2, temperatures=(1.0, 1.0)):
   def logits(pcm_T):
     pcm_1xN = jnp.pad(pcm_T, (0, model.ahead))[None]
     h, _, seen = model._run(params, model.initial_state(1), pcm_1xN, jnp.float32(padded))
-    seen = jnp.zeros((*h.shape[:-1], 0)) if seen is None else seen
-    return [likelihood.layer_logits(params['outputs'][b], jnp.concatenate([y, seen], -1))[:, :, 0]
-            for b, y in zip(wavernn.BYTES, jnp.split(h, 2, axis=-1), strict=True)]
+    return [likelihood.layer_logits(params['outputs'][b], y)[:, :, 0]
+            for b, y in zip(wavernn.BYTES, wavernn.output_inputs(h, seen), strict=True)]
 
   pick = jax.jit(draw.categorical)
   uniform_Tx2 = draw.uniforms(key_2[None], np.zeros(1, np.uint32), samples)[..., 0]

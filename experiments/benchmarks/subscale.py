@@ -23,6 +23,7 @@ import functools
 
 from absl import app, flags
 import jax
+import jax.numpy as jnp
 
 from experiments.benchmarks import cpu_loops, measure
 from wavernn_jax import backend, config as config_lib, models
@@ -69,8 +70,9 @@ def context_blocks(model, params, block_frames: int):
 
   def run(params, state):
     def body(state, _):
-      seen, caches = skew.context_block(params, state, plan, config)
-      added = context.gate_inputs(params, seen, config)
+      seen, nearest, caches = skew.context_block(params, state, plan, config)
+      silent = jnp.zeros((*seen.shape[:-1], config.units))
+      added = context.add_gate_inputs(params, (silent,) * 3, seen, nearest, config)
       return state | {'caches': caches}, (seen, added)
     return jax.lax.scan(body, state, length=times)
 

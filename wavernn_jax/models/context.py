@@ -16,6 +16,11 @@ too, would swing at each update. A sample is heard as its value and its level
 Further back than the network reaches (`past` positions) a lane is heard through
 the recurrent state, which has seen the context of all earlier positions.
 
+The K samples just before a lane's own, of the lanes before it at the same
+position, also reach its gates directly, as the plain model's previous sample
+does: with their bytes and that model's gain. They say most, and the fine byte is
+learnt from them; the network, which has no influence at first, adds the rest.
+
 All convolutions are 'valid'. `features` runs them over a window of samples,
 `block_features` over what is new, with cached activations; both give the same.
 """
@@ -30,10 +35,12 @@ import numpy as np
 
 from wavernn_jax import likelihood
 from wavernn_jax.config import ModelConfig
+from wavernn_jax.models import wavernn
 
 GAIN = 16.0  # of a sample: speech lies within a few hundredths of [−1, 1] most of the time
 
 INPUTS = 2  # of the network for each sample that it hears
+NEAREST = 4  # K, but for models of fewer lanes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +92,33 @@ class Context(nnx.Module):
         1 / max(1, config.context_layers), 'fan_in', 'normal')
     self.layers = nnx.List([
         nnx.Linear(3 * channels, channels, kernel_init=small, rngs=rngs) for _ in r.dilations])
-    self.gates = nnx.Linear(channels, 3 * config.units, use_bias=False, rngs=rngs)
+    self.gates = nnx.Linear(channels, 3 * config.units, use_bias=False, rngs=rngs,
+                            kernel_init=nnx.initializers.zeros)
+    self.nearest = nnx.Param(nnx.initializers.normal(0.1)(
+        rngs.params(), (nearest(config), INPUTS, 3 * config.units)))
+
+
+def nearest(config: ModelConfig) -> int:
+  """K: samples before a lane's own that reach its gates directly."""
+  return min(NEAREST, config.lanes - 1)
+
+
+def nearest_bytes(before, config: ModelConfig):
+  """Inputs IxSxBx2K of the gates, zero where a lane has not so many lanes before it.
+
+  Args:
+    before: for k = 1 .. K scaled bytes IxS'xBx2, S' = S - k, of the samples k before
+      those of the lanes from k on.
+    config: of the model.
+  """
+  padded = [jnp.pad(b, ((0, 0), (config.lanes - b.shape[1], 0), (0, 0), (0, 0))) for b in before]
+  return jnp.concatenate(padded, axis=-1)
+
+
+def nearest_weights(params):
+  """2K x 3H of the bytes, of the nearest sample first."""
+  gain = jnp.asarray([[wavernn.COARSE_GAIN], [1]], params['nearest'].dtype)
+  return (params['nearest'] * gain).reshape(-1, params['nearest'].shape[-1])
 
 
 def hear(bytes_Nx2):
@@ -191,8 +224,10 @@ def block_features(params, caches, bytes_NxSxBxSx2, config: ModelConfig):
   return x, kept
 
 
-def gate_inputs(params, context_IxSxBxC, config: ModelConfig):
-  """The context's addends of the gate inputs: three arrays IxSxBxH."""
+def add_gate_inputs(params, x_IxSxBxH, context_IxSxBxC, nearest_IxSxBxK, config: ModelConfig):
+  """Three arrays of gate inputs with the addends of the context and the nearest samples."""
   kernels = jnp.split(params['gates']['kernel'], 3, axis=1)
   dtype = likelihood.product_dtype(kernels[0], config.compute_dtype)
-  return tuple(likelihood.product(context_IxSxBxC, k.astype(dtype)) for k in kernels)
+  weights = jnp.split(nearest_weights(params), 3, axis=1)
+  return tuple(x + likelihood.product(context_IxSxBxC, k.astype(dtype)) + nearest_IxSxBxK @ w
+               for x, k, w in zip(x_IxSxBxH, kernels, weights, strict=True))

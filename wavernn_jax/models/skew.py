@@ -107,9 +107,9 @@ def sample(rnn: wavernn.WaveRNN, params, state, mel_BxFxM, keys_Bx2, temperature
     x_LxRxH, uniform_Lx2xR, live_LxR = at
     seen, caches = None, state['caches']
     if skew.lanes > 1:
-      seen, caches = context_block(params['context'], state, skew, rnn.config)
-      added = context.gate_inputs(params['context'], seen, rnn.config)
-      x_LxRxH = [x + _rows(a) for x, a in zip(x_LxRxH, added, strict=True)]
+      seen, nearest, caches = context_block(params['context'], state, skew, rnn.config)
+      x_LxRxH = context.add_gate_inputs(
+          params['context'], x_LxRxH, _rows(seen), _rows(nearest), rnn.config)
       seen = _rows(seen)
     carry = (state['h'].reshape(-1, rnn.config.units),
              *audio.split_bytes(state['sample'].reshape(-1)))
@@ -142,10 +142,15 @@ def _uniforms(keys_Bx2, time_IxSxB):
 
 
 def context_block(params, state, skew: Skew, config: ModelConfig):
-  """Context LxSxBxC of the lanes' next block, and the next caches."""
-  pcm_NxSxBxS = state['pcm'][skew.read_rows()].transpose(1, 0, 3, 2)
-  scaled = audio.scale_byte(jnp.stack(audio.split_bytes(pcm_NxSxBxS), axis=-1))
-  return context.block_features(params, state['caches'], scaled, config)
+  """Context LxSxBxC and nearest bytes LxSxBx2K of the lanes' next block, and the next caches."""
+  def scaled(pcm):
+    return audio.scale_byte(jnp.stack(audio.split_bytes(pcm), axis=-1))
+  heard_NxSxBxSx2 = scaled(state['pcm'][skew.read_rows()].transpose(1, 0, 3, 2))
+  seen, caches = context.block_features(params, state['caches'], heard_NxSxBxSx2, config)
+  rows_LxS, lane = skew.write_rows(), np.arange(skew.lanes)
+  before = [scaled(state['pcm'][rows_LxS[:, k:], lane[:-k]])
+            for k in range(1, 1 + context.nearest(config))]
+  return seen, context.nearest_bytes(before, config), caches
 
 
 def with_silence(params, state, config: ModelConfig):

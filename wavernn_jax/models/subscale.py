@@ -7,7 +7,7 @@ An exact factorisation of the utterance in another order. The cell, the
 conditioning, the dual softmax and the likelihood are those of models/wavernn.py
 with the lanes as a further batch axis: a lane's previous sample is its own, S
 samples before, and what it sees of other lanes (models/context.py) is one more
-addend of its gate inputs and a further input of its output layers. With S = 1
+addend of its gate inputs and a further input of its coarse output layer. With S = 1
 there is no context and everything is as in the plain model.
 
 Silence surrounds an utterance: samples before and after it are zero.
@@ -184,8 +184,10 @@ class Subscale:
     seen = None
     if not self._alone:
       seen = context.features(params['context'], bytes_NxSxBx2.swapaxes(1, 2), self.config)
-      added = context.gate_inputs(params['context'], seen, self.config)
-      x_IxSxBxH = tuple(x + a for x, a in zip(x_IxSxBxH, added, strict=True))
+      before = [current[:, :-k] for k in range(1, 1 + context.nearest(self.config))]
+      x_IxSxBxH = context.add_gate_inputs(
+          params['context'], x_IxSxBxH, seen, context.nearest_bytes(before, self.config),
+          self.config)
     h_SxBxH = h_SxBxH.astype(x_IxSxBxH[0].dtype)
     return cell.scan(self.rnn.recurrent(params), x_IxSxBxH, h_SxBxH), seen
 
