@@ -28,25 +28,37 @@ BYTES = ('coarse', 'fine')
 COARSE_GAIN = 64.0
 
 
-class Parameters(nnx.Module):
-  """Parameters of the model; `context` further inputs of the output layers."""
+class Recurrence(nnx.Module):
+  """Parameters that all models have."""
 
-  def __init__(self, config: ModelConfig, mel: MelConfig, rngs: nnx.Rngs, context: int = 0):
-    half = config.units // 2
+  def __init__(self, config: ModelConfig, mel: MelConfig, rngs: nnx.Rngs):
     square = nnx.initializers.orthogonal()
-    small = nnx.initializers.normal(0.1)
     self.conditioning = conditioning.Conditioning(config, mel, rngs)
     # Three matrices, since §3 sorts each gate's weights separately.
     self.recurrent = nnx.Dict({
         gate: nnx.Param(square(rngs.params(), (config.units, config.units)))
         for gate in 'ure'})
+
+
+class Parameters(Recurrence):
+  """Parameters of the model; `context` further inputs of the output layers."""
+
+  def __init__(self, config: ModelConfig, mel: MelConfig, rngs: nnx.Rngs, context: int = 0):
+    super().__init__(config, mel, rngs)
+    half = config.units // 2
+    small = nnx.initializers.normal(0.1)
     self.previous = nnx.Param(small(rngs.params(), (2, 3 * config.units)))
     self.coarse = nnx.Param(small(rngs.params(), (3, half)))
     # O_1, O_2 of the coarse byte and O_3, O_4 of the fine one.
-    self.outputs = nnx.Dict({byte: nnx.Dict({
-        'hidden': nnx.Linear(half + context, config.projection, rngs=rngs),
-        'output': nnx.Linear(config.projection, likelihood.BYTE_VALUES, rngs=rngs)})
+    self.outputs = nnx.Dict({
+        byte: output_layer(half + context, config.projection, likelihood.BYTE_VALUES, rngs)
         for byte in BYTES})
+
+
+def output_layer(inputs: int, projection: int, values: int, rngs: nnx.Rngs) -> nnx.Dict:
+  """Parameters of one output layer of likelihood.py."""
+  return nnx.Dict({'hidden': nnx.Linear(inputs, projection, rngs=rngs),
+                   'output': nnx.Linear(projection, values, rngs=rngs)})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -200,10 +212,7 @@ class WaveRNN:
 
     def half(i, h, g_BxG, x, uniform, context):
       """The coarse (0) or fine (1) units of h_t, and the byte drawn from them."""
-      g_Bx3x2xK = g_BxG.reshape(len(h), 3, 2, -1)
-      u, _, e, _ = cell.gates(g_Bx3x2xK[:, :, i].reshape(len(h), -1),
-                              [jnp.split(v, 2, axis=1)[i] for v in x])
-      y = cell.blend(jnp.split(h, 2, axis=1)[i], u, e)
+      y = cell.part(g_BxG, h, [jnp.split(v, 2, axis=1)[i] for v in x], i, 2)
       logits = likelihood.layer_logits(
           params['outputs'][BYTES[i]], _beside(y, context), self.config.compute_dtype)
       return y, draw.categorical(logits, uniform, temperatures[i])
