@@ -14,6 +14,10 @@ Dimension glossary (suffixes of array names, letters of einsums):
   V  values of a byte, V = 256
   S  lanes of a subscale model (the paper's B); lane s holds the samples S·i + s
   I  positions i of a lane, T = S·I
+  W  steps of a fused model: its positions and those by which its lanes are apart
+  Q  units of one of its softmaxes, H/(4S)
+  K  past steps whose samples are its inputs
+  E  those inputs, 2·K·S
   L  positions that a sampler's context network runs over at once
 
 Defaults are the paper's where it gives them; every choice of ours says so.

@@ -67,19 +67,6 @@ def join_nibbles(nibbles, known: int = NIBBLES):
   return sum((VALUES**(NIBBLES - 1 - k) * nibbles[k] for k in range(known)), rest // 2 - 2**15)
 
 
-def skewed(x_NxS, step: int):
-  """Positions -> steps: row w has lane s at position w − s·step, w counted from the first
-  that all lanes have."""
-  lanes = x_NxS.shape[1]
-  steps = len(x_NxS) - (lanes - 1) * step
-  return jnp.stack([x_NxS[(lanes - 1 - s) * step:][:steps, s] for s in range(lanes)], axis=1)
-
-
-def unskewed(x_WxS, step: int):
-  """Steps -> positions: inverse of `skewed`, without positions that not all lanes have."""
-  return skewed(x_WxS[:, ::-1], step)[:, ::-1]
-
-
 class _Parameters(wavernn.Recurrence):
 
   def __init__(self, config: ModelConfig, mel: MelConfig, rngs: nnx.Rngs, taps: int):
@@ -194,7 +181,7 @@ class Fused(subscale.Lanes):
     """Output layers of each nibble and lane, units 4xSxIxBxQ and targets 4xSxIxB."""
     units_WxSxBx4xQ = h_WxBxH.reshape(
         *h_WxBxH.shape[:2], NIBBLES, self.lanes, -1).transpose(0, 3, 1, 2, 4)
-    units_IxSxBx4xQ = unskewed(units_WxSxBx4xQ, self.schedule.step)
+    units_IxSxBx4xQ = skew.unskewed(units_WxSxBx4xQ, self.schedule.step)
     return (self._layers(params), units_IxSxBx4xQ.transpose(3, 1, 0, 2, 4),
             nibbles_IxSxBx4.transpose(3, 1, 0, 2))
 
@@ -236,19 +223,19 @@ class Fused(subscale.Lanes):
         heard by later ones, on the coarse one where it is by its own nibbles.
     """
     taps, steps = self.taps, len(x_WxBxH[0])
-    drawn = jnp.moveaxis(skewed(nibbles_NxSxBx4, self.schedule.step), -1, 0)
+    drawn = jnp.moveaxis(skew.skewed(nibbles_NxSxBx4, self.schedule.step), -1, 0)
     whole, unfinished = 0.0, 0.0
     if noise_NxSxBx3 is not None:
-      noise = 127.5 * jnp.moveaxis(skewed(noise_NxSxBx3, self.schedule.step), -1, 0)
+      noise = 127.5 * jnp.moveaxis(skew.skewed(noise_NxSxBx3, self.schedule.step), -1, 0)
       whole, unfinished = 256 * noise[0] + noise[1], 256 * noise[2][taps:]
     heard = context.hear_value(join_nibbles(drawn) + whole, GAINS)
-    inputs_WxBxK = _past_inputs([heard[taps - 1 - k:][:steps] for k in range(taps)])
+    inputs_WxBxE = _past_inputs([heard[taps - 1 - k:][:steps] for k in range(taps)])
     own_4xWxSxBx2 = jnp.stack([jnp.zeros_like(heard[taps:]), *[
         context.hear_value(join_nibbles(drawn[:, taps:], k) + unfinished, GAINS)
         for k in range(1, NIBBLES)]])
     own_WxBx4xSx2 = own_4xWxSxBx2.transpose(1, 3, 0, 2, 4)
     x_WxBxH = tuple(
-        _add_own(conditioning.add_inputs(x, inputs_WxBxK, w), own_WxBx4xSx2, own)
+        _add_own(conditioning.add_inputs(x, inputs_WxBxE, w), own_WxBx4xSx2, own)
         for x, w, own in zip(x_WxBxH, jnp.split(params['samples'], 3, axis=1),
                              self._own_weights(params), strict=True))
     return cell.scan(self.rnn.recurrent(params), x_WxBxH, h_BxH.astype(x_WxBxH[0].dtype))
@@ -293,7 +280,7 @@ class Fused(subscale.Lanes):
         step, (state['h'], state['pcm']),
         (x_WxBxH, skew.uniforms(keys_Bx2, time_WxSxB, NIBBLES),
          (time_WxSxB >= 0) & (time_WxSxB < state['end'])), unroll=unroll)
-    made = unskewed(jnp.concatenate([state['pcm'], pcm_WxSxB])[1:], self.schedule.step)
+    made = skew.unskewed(jnp.concatenate([state['pcm'], pcm_WxSxB])[1:], self.schedule.step)
     return made.reshape(samples, -1).T, state | {
         'index': state['index'] + steps, 'h': carry[0], 'pcm': carry[1]}
 
@@ -301,8 +288,8 @@ class Fused(subscale.Lanes):
     """The body of the scan of `sample`: the nibbles of all lanes, the highest first."""
     (h_BxH, pcm_KxSxB), (x, uniform_4xR, live_SxB) = carry, at_w
     g_BxG = recurrent(h_BxH)  # once, for all nibbles
-    inputs_BxK = _past_inputs(context.hear_value(pcm_KxSxB[::-1].astype(h_BxH.dtype), GAINS))
-    x = [jnp.split(conditioning.add_inputs(v, inputs_BxK, w), NIBBLES, axis=1)
+    inputs_BxE = _past_inputs(context.hear_value(pcm_KxSxB[::-1].astype(h_BxH.dtype), GAINS))
+    x = [jnp.split(conditioning.add_inputs(v, inputs_BxE, w), NIBBLES, axis=1)
          for v, w in zip(x, jnp.split(params['samples'], 3, axis=1), strict=True)]
     silent, nibbles, parts = split_nibbles(np.int16(0)), [], []
     for k in range(NIBBLES):
@@ -323,7 +310,7 @@ class Fused(subscale.Lanes):
 
 
 def _past_inputs(heard):
-  """Inputs [.., B, K·S·2] from what is heard of the last K steps, [.., S, B, 2] each, the
+  """Inputs [.., B, E] from what is heard of the last K steps, [.., S, B, 2] each, the
   latest first: that, and the differences of each step to the one before it."""
   steps = [heard[0], *[later - earlier for later, earlier in itertools.pairwise(heard)]]
   found = jnp.stack([jnp.moveaxis(x, -2, -3) for x in steps], axis=-3)

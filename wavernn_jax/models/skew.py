@@ -70,6 +70,19 @@ class Skew:
     return self.reach.near + first + np.arange(self.block)[:, None]
 
 
+def skewed(x_NxS, step: int):
+  """Positions -> steps: row w has lane s at position w − s·step, w counted from the first
+  that all lanes have."""
+  lanes = x_NxS.shape[1]
+  steps = len(x_NxS) - (lanes - 1) * step
+  return jnp.stack([x_NxS[(lanes - 1 - s) * step:][:steps, s] for s in range(lanes)], axis=1)
+
+
+def unskewed(x_WxS, step: int):
+  """Steps -> positions: inverse of `skewed`, without positions that not all lanes have."""
+  return skewed(x_WxS[:, ::-1], step)[:, ::-1]
+
+
 def schedule(config: ModelConfig) -> Skew:
   return Skew(config.lanes, config.context_block, context.reach(config))
 
