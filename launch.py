@@ -70,7 +70,7 @@ def main(argv):
     case 'evaluate':
       _one_model()
       commands.evaluate(_WORKDIR.value, _SPLIT.value, _DATA_DIR.value, _MODEL.value,
-                        _ENGINE.value)
+                        _ENGINE.value, (_COARSE.value, _FINE.value))
     case 'export':
       _require(_OUTPUT)
       commands.export(_WORKDIR.value, _OUTPUT.value, _WEIGHTS.value, _SPARSE_ONLY.value)

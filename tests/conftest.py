@@ -1,5 +1,17 @@
 """A tiny corpus of synthetic speech, a small mel convention and a tiny configuration."""
 
+import os
+import tempfile
+
+# What one test compiles, the others find, those of other processes too. Set before JAX
+# is imported; workers and child processes inherit it.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  _COMPILED = tempfile.TemporaryDirectory()
+  os.environ.update(JAX_COMPILATION_CACHE_DIR=_COMPILED.name,
+                    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
+                    JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES='-1')
+
+# pylint: disable=wrong-import-position
 import numpy as np
 import pytest
 import soundfile

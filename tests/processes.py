@@ -19,13 +19,10 @@ ROOT = pathlib.Path(__file__).parent.parent
 SECONDS = 300  # for any process to get anywhere on a busy machine
 
 
-def environment(cache, devices: int = 1) -> dict:
-  """Of a Python with that many CPU devices; what one compiles, the next finds in `cache`."""
+def environment(devices: int = 1) -> dict:
+  """Of a Python with that many CPU devices."""
   flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={devices}'
-  return os.environ | {
-      'XLA_FLAGS': flags, 'JAX_COMPILATION_CACHE_DIR': str(cache),
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-      'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
+  return os.environ | {'XLA_FLAGS': flags}
 
 
 def as_argument(config) -> str:
@@ -41,7 +38,7 @@ def free_port() -> int:
 class World:
   """Processes of launch.py that train together in a folder."""
 
-  def __init__(self, config, workdir, cache, count: int = 2, flags=((), ())):
+  def __init__(self, config, workdir, count: int = 2, flags=((), ())):
     """`flags`: more of them for each process."""
     self.workdir = pathlib.Path(workdir)
     self.workdir.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +49,7 @@ class World:
     self.processes = [subprocess.Popen(
         [sys.executable, 'launch.py', '--mode=train', f'--config={file}',
          f'--workdir={workdir}', f'--coordinator=localhost:{port}', f'--num_processes={count}',
-         f'--process_id={i}', *flags[i]], env=environment(cache), cwd=ROOT, text=True,
+         f'--process_id={i}', *flags[i]], env=environment(), cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE) for i in range(count)]
 
   def __enter__(self):

@@ -7,7 +7,7 @@ import numpy as np
 
 from wavernn_jax import models, pruning
 from wavernn_jax.config import Config, MelConfig, ModelConfig
-from wavernn_jax.models import context
+from wavernn_jax.models import context, fused
 from wavernn_jax.sampling import blocksparse
 from wavernn_jax.sampling.cpu import layout
 
@@ -15,11 +15,21 @@ MEL = MelConfig(name='tiny', sample_rate=800, n_fft=16, window=8, hop=4, bands=3
 SUBSCALE = ModelConfig(kind='subscale', units=8, projection=16, channels=8, layers=1, lanes=4,
                        horizon=3, context_layers=2, context_channels=6, context_kernel=3,
                        context_block=2)
+FUSED = ModelConfig(kind='fused', units=16, projection=16, channels=8, layers=1, lanes=2,
+                    horizon=2)
+# Half a frame is what the first lane may be ahead.
+FUSED_MEL = MelConfig(name='tiny', sample_rate=2_400, n_fft=48, window=24, hop=12, bands=3,
+                      fmax=1_200.0)
 
 
 def build(**fields):
   """A tiny subscale model, of other fields where they are given."""
   return models.build(Config(model=dataclasses.replace(SUBSCALE, **fields), mel=MEL))
+
+
+def build_fused(mel=FUSED_MEL, **fields):
+  """A tiny fused model, of other fields where they are given."""
+  return models.build(Config(model=dataclasses.replace(FUSED, **fields), mel=mel))
 
 
 def parameters(model, seed=0, dtype=np.float32):
@@ -29,7 +39,7 @@ def parameters(model, seed=0, dtype=np.float32):
 
 def _parameters(model, rng, outputs, dtype):
   scale = {'conditioning': 0.6, 'recurrent': 1, 'previous': 0.1, 'coarse': 0.1,
-           'outputs': outputs, 'context': 0.6}
+           'outputs': outputs, 'context': 0.6, 'samples': 0.6, 'nibbles': 0.2}
   params = {name: jax.tree.map(
       lambda a, s=scale[name]: (s * rng.standard_normal(a.shape) / np.sqrt(len(a))).astype(dtype),
       tree) for name, tree in jax.eval_shape(lambda: model.init(0)).items()}
@@ -37,6 +47,10 @@ def _parameters(model, rng, outputs, dtype):
     for name in ('distances', 'pairs'):
       params['context'][name] *= np.array([[4 / context.GAIN], [4]], dtype)
     params['context']['nearest'] *= np.array(0.1, dtype)
+  for name in {'samples', 'nibbles'} & set(params):  # too
+    heard = params[name].reshape(-1, 2, params[name].shape[1])
+    params[name] = (heard * (2 / np.array(fused.GAINS, dtype)[:, None])).reshape(
+        params[name].shape)
   return params
 
 

@@ -60,6 +60,9 @@ def test_evaluation_is_the_mean_over_whole_utterances(run):
   assert low <= result['nll'] <= high
   assert json.loads((run / 'evaluation_test.json').read_text())['nll'] == result['nll']
   assert result['free_running']['length_error_seconds'] == 0
+  cooler = commands.evaluate(str(run), 'test', temperatures=(0.5, 0.7))
+  assert cooler['nll'] == result['nll'] and cooler['temperatures'] == (0.5, 0.7)
+  assert cooler['free_running']['log_mel_l1'] != result['free_running']['log_mel_l1']
 
 
 def test_copy_synthesis_has_the_length_of_its_target(copies):
@@ -123,6 +126,8 @@ def test_unwritable_output_is_an_error_before_any_work(run, tmp_path):
 def test_evaluating_a_folder_that_is_no_run_names_it(tmp_path):
   with pytest.raises(InputError, match='holds no run'):
     commands.evaluate(str(tmp_path))
+  with pytest.raises(InputError, match='--temperature_coarse, --temperature_fine: found'):
+    commands.synthesize(str(tmp_path), str(TEST), str(tmp_path / 'out'), (-1.0, 1.0))
 
 
 def test_demo_speaks_held_out_sentences_with_the_bundled_model(tmp_path):

@@ -1,4 +1,5 @@
-"""A subscale run through the commands of every model: stop, resume, evaluate, synthesise."""
+"""Runs of several lanes through the commands of every model: stop, resume, evaluate,
+synthesise; subscale ones on the bundled speech, a fused one on a small corpus."""
 
 import json
 import pathlib
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.configs import subscale
+from experiments.configs import fused, subscale
 from wavernn_jax import audio, commands, models
 from wavernn_jax.errors import InputError
 from wavernn_jax.sampling import scan
@@ -30,6 +31,13 @@ def _config(synthesize=0):
 def runs(tmp_path_factory):
   """Two runs: one stopped by a signal and gone on with, and one undisturbed."""
   torn, whole = tmp_path_factory.mktemp('torn'), tmp_path_factory.mktemp('whole')
+  _train_until_stopped(_config(), torn)
+  assert commands.train(_config(synthesize=1), str(torn))['step'] == STEPS  # TensorBoard
+  assert commands.train(_config(), str(whole))['step'] == STEPS
+  return torn, whole
+
+
+def _train_until_stopped(config, folder):
   log = loop._Run._log
   def stop(run, metrics, progress):
     log(run, metrics, progress)
@@ -37,13 +45,14 @@ def runs(tmp_path_factory):
       signal.raise_signal(signal.SIGTERM)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(loop._Run, '_log', stop)
-    assert commands.train(_config(), str(torn))['step'] == STOP
-  assert commands.train(_config(synthesize=1), str(torn))['step'] == STEPS  # TensorBoard
-  assert commands.train(_config(), str(whole))['step'] == STEPS
-  return torn, whole
+    assert commands.train(config, str(folder))['step'] == STOP
 
 
 def test_a_run_goes_on_as_if_it_had_not_been_stopped(runs):
+  _check_equal(*runs)
+
+
+def _check_equal(*runs):
   curves = [[{k: v for k, v in row.items() if k != 'samples_per_second'}
              for row in journal.read_rows(run / 'metrics.jsonl')] for run in runs]
   assert curves[0] == curves[1]
@@ -86,15 +95,50 @@ def test_the_cpu_engine_says_that_it_cannot(runs, tmp_path):
     commands.synthesize(str(runs[0]), str(TEST), str(tmp_path), engine='cpu')
 
 
-@pytest.mark.parametrize('variant', ['x16', 'small', 'tiny'])
-def test_every_variant_is_possible_and_keeps_what_it_shares_with_dense(variant):
-  config = subscale.get_config(variant)
+def test_a_fused_run_goes_on_is_evaluated_exported_and_heard(corpus, tiny_config, tmp_path):
+  config = fused.get_config('tiny')
+  config.data, config.mel, config.evaluation = (
+      tiny_config.data, tiny_config.mel, tiny_config.evaluation)
+  config.train.crop, config.train.log_every, config.train.eval_every = 200, 1, STEPS
+  config.train.steps, config.evaluation.free_running = STEPS, 1
+  torn, whole = tmp_path / 'torn', tmp_path / 'whole'
+  _train_until_stopped(config, torn)
+  for run in (torn, whole):
+    assert commands.train(config, str(run))['step'] == STEPS
+  _check_equal(torn, whole)
+
+  result = commands.evaluate(str(torn), 'test')
+  assert len(result['nll_lanes']) == 2
+  assert np.mean(result['nll_lanes']) == pytest.approx(result['nll'], rel=1e-4)
+  assert result['free_running']['length_error_seconds'] == 0
+
+  file, exported = next((corpus / 'test').iterdir()), tmp_path / 'x.safetensors'
+  commands.export(str(torn), str(exported), weights='float32')
+  made = [commands.synthesize(str(torn), str(file), str(tmp_path / 'run')),
+          commands.synthesize('', str(file), str(tmp_path / 'export'), model=str(exported))]
+  assert [result['engine'] for result in made] == ['scan', 'scan']
+  pcm = [audio.read_audio(tmp_path / folder / f'{file.stem}.wav', config.mel.sample_rate)
+         for folder in ('run', 'export')]
+  np.testing.assert_array_equal(*pcm)
+  assert len(pcm[0]) == len(audio.read_audio(file, config.mel.sample_rate))
+  with pytest.raises(InputError, match='--engine=cpu: found a fused model of 16 units'):
+    commands.synthesize(str(torn), str(file), str(tmp_path / 'cpu'), engine='cpu')
+
+
+@pytest.mark.parametrize('kind, variant', [
+    *[(subscale, v) for v in ('x16', 'small', 'tiny')],
+    *[(fused, v) for v in ('x2', 'small', 'tiny')]])
+def test_every_variant_is_possible_and_keeps_what_it_shares_with_dense(kind, variant):
+  config = kind.get_config(variant)
   commands.config_lib.check(config)
-  assert config.model.kind == 'subscale'
+  assert f'{config.model.kind}.py' == pathlib.Path(kind.__file__).name
   assert config.train.batch * config.train.crop in (32 * 960, 4 * 300)
-  assert pathlib.Path(subscale.__file__).read_text().count(f'`{variant}`') == 1
+  assert pathlib.Path(kind.__file__).read_text().count(f'`{variant}`') == 1
 
 
-def test_an_unknown_variant_is_named():
-  with pytest.raises(InputError, match="'x17' is unknown; expected x16, small or tiny"):
-    subscale.get_config('x17')
+@pytest.mark.parametrize('kind, message', [
+    (subscale, "'x17' is unknown; expected x16, small or tiny"),
+    (fused, "'x17' is unknown; expected x2, small or tiny")])
+def test_an_unknown_variant_is_named(kind, message):
+  with pytest.raises(InputError, match=message):
+    kind.get_config('x17')

@@ -82,22 +82,25 @@ def test_blocks_of_frames_with_their_context_equal_the_whole(cut, center):
       assert_close(np.concatenate(pair), whole)
 
 
-@hypothesis.given(samples=st.integers(1, 2000), name=st.sampled_from(PRESETS))
-@hypothesis.example(samples=1, name='hifigan')
-@hypothesis.example(samples=300, name='wavernn24k')
-@hypothesis.example(samples=301, name='wavernn24k')
+@hypothesis.given(samples=st.integers(1, 2000), name=st.sampled_from(PRESETS),
+                  first=st.integers(-128, 0), step=st.integers(1, 16))
+@hypothesis.example(samples=1, name='hifigan', first=0, step=1)
+@hypothesis.example(samples=300, name='wavernn24k', first=0, step=1)
+@hypothesis.example(samples=301, name='wavernn24k', first=0, step=1)
+@hypothesis.example(samples=256, name='hifigan', first=-128, step=2)
 @hypothesis.settings(max_examples=20, deadline=None)
-def test_interpolation_is_linear_between_the_centres_of_frames(samples, name):
+def test_interpolation_is_linear_between_the_centres_of_frames(samples, name, first, step):
   mel = mel_preset(name)
-  weights_TxF = conditioning.interpolation(samples, mel)
+  weights_TxF = conditioning.interpolation(samples, mel, first, step)
   F = weights_TxF.shape[1]
   assert F == conditioning.frames(samples, MODEL, mel) - 2 * conditioning.context(MODEL)
   np.testing.assert_allclose(weights_TxF.sum(axis=1), 1, rtol=1e-12)
   assert weights_TxF.min() >= 0 and ((weights_TxF > 0).sum(axis=1) <= 2).all()
   values = np.random.default_rng(samples).standard_normal(F)
   centres = np.arange(-1, F - 1) * mel.hop + (0 if mel.center else mel.hop / 2)
+  times = range(first, samples, step)
   np.testing.assert_allclose(
-      weights_TxF @ values, np.interp(np.arange(samples), centres, values), atol=1e-12)
+      weights_TxF @ values, np.interp(times, centres, values), atol=1e-12)
 
 
 @pytest.mark.parametrize('center', [True, False])

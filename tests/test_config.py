@@ -88,7 +88,7 @@ def test_the_fields_of_a_subscale_model_are_possible():
 
 
 @pytest.mark.parametrize('changes, message', [
-    ({'model__kind': 'fast'}, "model.kind: found 'fast', expected 'wavernn' or 'subscale'"),
+    ({'model__kind': 'fast'}, "model.kind: found 'fast', expected 'wavernn', 'subscale' or 'f"),
     ({'model__kind': 'wavernn'}, 'model.lanes: found 16, expected 1, or --config.model.kind'),
     ({'model__lanes': 0}, 'model.lanes: found 0, expected in 1..256'),
     ({'model__horizon': -1}, 'model.horizon: found -1, expected 0 or more'),
@@ -104,6 +104,30 @@ def test_the_fields_of_a_subscale_model_are_possible():
 def test_an_impossible_subscale_model_is_named_with_what_to_change(changes, message):
   with pytest.raises(InputError, match=message):
     config_lib.check(_changed(**SUBSCALE | changes))
+
+
+FUSED = {'model__kind': 'fused', 'model__lanes': 2, 'model__horizon': 2}
+
+
+@pytest.mark.parametrize('lanes, horizon', [(1, 0), (2, 2), (2, 74), (4, 2), (8, 1)])
+def test_the_fields_of_a_fused_model_are_possible(lanes, horizon):
+  config_lib.check(_changed(**FUSED | {'model__lanes': lanes, 'model__horizon': horizon}))
+
+
+@pytest.mark.parametrize('changes, message', [
+    ({'model__lanes': 3}, 'model.lanes: found 3, expected a power of two in 1..16'),
+    ({'model__lanes': 0}, 'model.lanes: found 0, expected a power of two'),
+    ({'model__lanes': 32}, 'model.lanes: found 32, expected a power of two in 1..16'),
+    ({'model__horizon': -1}, 'model.horizon: found -1, expected 0 or more'),
+    ({'model__horizon': 75}, 'model.horizon: found 75, expected at most 74.*mel.hop = 300'),
+    ({'mel__hop': 11}, 'model.horizon: found 2, expected at most 1.*mel.hop = 11 lets be 5'),
+    ({'model__units': 900}, 'model.units: found 900, expected a multiple of 8: four nibbles'),
+    ({'train__crop': 961}, 'train.crop: found 961, expected a multiple of model.lanes = 2'),
+    ({'mel__hop': 301, 'evaluation__block_frames': 3},
+     'evaluation.block_frames: found 3, expected a number of frames of 301 samples')])
+def test_an_impossible_fused_model_is_named_with_what_to_change(changes, message):
+  with pytest.raises(InputError, match=message):
+    config_lib.check(_changed(**FUSED | changes))
 
 
 def test_a_run_of_before_there_were_kinds_is_a_plain_model():

@@ -62,9 +62,10 @@ def config(tiny_config):
 
 
 @pytest.fixture(scope='module')
-def on_eight(tmp_path_factory):
+def on_eight():
   """The output of a Python whose CPU is eight devices."""
-  environment = processes.environment(tmp_path_factory.mktemp('compiled'), DEVICES)
+  environment = processes.environment(DEVICES)
+
   def run(script, *args):
     result = subprocess.run(
         [sys.executable, '-c', script, *map(str, args)], env=environment, cwd=processes.ROOT,

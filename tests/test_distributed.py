@@ -16,11 +16,6 @@ from wavernn_jax.training import checkpoints, journal, loop, step as step_lib, w
 STEPS = 60
 
 
-@pytest.fixture(scope='module')
-def cache(tmp_path_factory):
-  return tmp_path_factory.mktemp('compiled')
-
-
 @pytest.fixture
 def config(tiny_config):
   tiny_config.train = dataclasses.replace(
@@ -52,9 +47,9 @@ def assert_same_run(a, b, config):
     np.testing.assert_allclose(x, y, atol=1e-4)
 
 
-def test_two_processes_train_as_one_and_go_on_after_one_was_killed(config, tmp_path, cache):
+def test_two_processes_train_as_one_and_go_on_after_one_was_killed(config, tmp_path):
   whole, torn = tmp_path / 'whole', tmp_path / 'torn'
-  with processes.World(config, torn, cache) as pair:
+  with processes.World(config, torn) as pair:
     pair.wait_for_step(14)
     pair.kill(1)
     since = time.monotonic()
@@ -64,16 +59,16 @@ def test_two_processes_train_as_one_and_go_on_after_one_was_killed(config, tmp_p
     assert 'process 0 of 2 lost another one' in message and 'same command' in message
     assert 'Traceback' not in err
   assert curve(torn)[-1]['step'] < STEPS - 6
-  with processes.World(config, torn, cache) as pair:
+  with processes.World(config, torn) as pair:
     assert pair.finish() == STEPS
   assert loop.train(config, whole) == STEPS
   assert_same_run(torn, whole, config)
   assert [row['step'] for row in curve(torn) if 'nll' in row] == list(range(2, STEPS + 1, 2))
 
 
-def test_processes_that_disagree_say_in_what(config, tmp_path, cache):
+def test_processes_that_disagree_say_in_what(config, tmp_path):
   flags = ((), ('--config.train.batch=8', '--config.data.workers=1'))
-  with processes.World(config, tmp_path / 'run', cache, flags=flags) as pair:
+  with processes.World(config, tmp_path / 'run', flags=flags) as pair:
     for i in range(2):
       status, _, err = pair.end(i)
       assert status == 2
@@ -85,23 +80,23 @@ def test_processes_that_disagree_say_in_what(config, tmp_path, cache):
 
 @pytest.mark.slow
 def test_a_stop_of_one_stops_both_and_the_pair_is_bit_identical_to_an_undisturbed_one(
-    config, tmp_path, cache):
+    config, tmp_path):
   whole, torn = tmp_path / 'whole', tmp_path / 'torn'
-  with processes.World(config, whole, cache) as pair:
+  with processes.World(config, whole) as pair:
     assert pair.finish() == STEPS
-  with processes.World(config, torn, cache) as pair:
+  with processes.World(config, torn) as pair:
     pair.wait_for_step(10)
     pair.processes[1].terminate()
     stopped = pair.finish()
   assert 10 <= stopped < STEPS
   assert json.loads((torn / 'checkpoints' / str(stopped) / 'data' / 'metadata').read_text()) == {
       'batches': stopped}
-  with processes.World(config, torn, cache) as pair:
+  with processes.World(config, torn) as pair:
     pair.wait_for_step(stopped + 4)
     pair.kill(0)  # the coordinator: JAX itself may be the first to end the other
     status, _, err = pair.end(1, 60)
     assert status != 0 and ('lost another one' in err or 'another task died' in err)
-  with processes.World(config, torn, cache) as pair:
+  with processes.World(config, torn) as pair:
     assert pair.finish() == STEPS
   assert curve(torn) == curve(whole)
   for x, y in zip(last_weights(torn, config), last_weights(whole, config), strict=True):
@@ -109,8 +104,8 @@ def test_a_stop_of_one_stops_both_and_the_pair_is_bit_identical_to_an_undisturbe
 
 
 @pytest.mark.slow
-def test_a_process_that_is_frozen_is_given_up_within_a_minute(config, tmp_path, cache):
-  with processes.World(config, tmp_path / 'run', cache) as pair:
+def test_a_process_that_is_frozen_is_given_up_within_a_minute(config, tmp_path):
+  with processes.World(config, tmp_path / 'run') as pair:
     pair.wait_for_step(10)
     pair.processes[1].send_signal(19)  # SIGSTOP: its connections stay open
     status, _, err = pair.end(0, 60)
@@ -119,7 +114,7 @@ def test_a_process_that_is_frozen_is_given_up_within_a_minute(config, tmp_path, 
 
 @pytest.mark.slow
 def test_a_folder_in_use_and_other_audio_end_both_with_the_reason(
-    config, tmp_path, cache, corpus):
+    config, tmp_path, corpus):
   run = tmp_path / 'run'
   run.mkdir()
   (run / 'thesis.tex').touch()
@@ -134,7 +129,7 @@ def test_a_folder_in_use_and_other_audio_end_both_with_the_reason(
   for workdir, flags, reason in (
       (run, ((), ()), "holds ['thesis.tex'] but no run.json"),
       (tmp_path / 'new', ((), (f'--config.data.dir={other}',)), 'other training audio')):
-    with processes.World(config, workdir, cache, flags=flags) as pair:
+    with processes.World(config, workdir, flags=flags) as pair:
       for i in range(2):
         status, _, err = pair.end(i)
         assert status == 2 and reason in err, err

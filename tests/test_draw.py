@@ -63,6 +63,16 @@ def test_uniforms_are_threefry_words_of_seed_utterance_and_index(seed, utterance
   np.testing.assert_array_equal(found, (words >> 8) / 2**24)
 
 
+def test_further_draws_are_of_further_counters():
+  index_Tx2 = np.array([[3, 700], [4, 2**32 - 1]], np.uint32)
+  keys = draw.keys(7, [5, 9])
+  found = np.asarray(draw.uniforms_at(keys, index_Tx2, 6))
+  for t, lane in np.ndindex(2, 2):
+    words = [threefry_2x32((7, (5, 9)[lane]), (int(index_Tx2[t, lane]), n)) for n in range(3)]
+    np.testing.assert_array_equal(found[t, :, lane], (np.ravel(words) >> 8) / 2**24)
+  np.testing.assert_array_equal(found[:, :2], draw.uniforms_at(keys, index_Tx2))
+
+
 def test_uniforms_do_not_depend_on_chunks():
   whole = uniforms(5, [0, 9], 100, 12)
   pieces = [uniforms(5, [0, 9], 100 + a, n) for a, n in ((0, 1), (1, 4), (5, 7))]

@@ -271,13 +271,13 @@ def test_a_sweep_on_two_ray_workers_of_which_one_is_killed_loses_and_doubles_no_
     tiny_config.train.seed = seed
     values[name] = json.loads(processes.as_argument(tiny_config))
   ray, alone = tmp_path / 'ray', tmp_path / 'alone'
-  with _sweeping(values, ray, 'ray,cpus=1', tmp_path / 'compiled') as driver:
+  with _sweeping(values, ray, 'ray,cpus=1') as driver:
     name, worker = _worker_past(ray / 'runs', values, 30, driver)
     os.kill(worker, signal.SIGKILL)
     kept = ray / 'runs' / name / 'checkpoints' / '10'
     written = kept.stat().st_mtime_ns
     _finish(driver)
-  with _sweeping(values, alone, 'process', tmp_path / 'compiled') as driver:
+  with _sweeping(values, alone, 'process') as driver:
     _finish(driver)
   rows, expected = (sorted(sweep.read_rows(f / 'rows.csv'), key=lambda row: row['name'])
                     for f in (ray, alone))
@@ -292,11 +292,11 @@ def test_a_sweep_on_two_ray_workers_of_which_one_is_killed_loses_and_doubles_no_
 
 
 @contextlib.contextmanager
-def _sweeping(values, folder, executor, cache):
+def _sweeping(values, folder, executor):
   """A process that executes the sweep of these configs."""
   folder.mkdir()
   # Ray's workers are niced by 15 unless told otherwise: too slow on a busy machine.
-  environment = processes.environment(cache) | {'RAY_worker_niceness': '0'}
+  environment = processes.environment() | {'RAY_worker_niceness': '0'}
   with open(folder / 'log', 'w') as log:
     driver = subprocess.Popen(
         [sys.executable, '-c', _SWEEP, json.dumps(values), folder / 'rows.csv',

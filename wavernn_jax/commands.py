@@ -27,6 +27,9 @@ from wavernn_jax.training import checkpoints, journal, loop, workdir as workdir_
 
 DEMO_SPEECH = pathlib.Path(__file__).parent / 'demo_speech'
 PRETRAINED = pathlib.Path(__file__).parent / 'pretrained' / 'sparse192.safetensors'
+# Below 1 the model keeps its pitch where at 1 it often falls into a whisper
+# (experiments/results: voicing F1).
+DEMO_TEMPERATURES = 0.8, 0.8
 
 
 def train(config: Config, workdir: str, mel_preset: str = '') -> dict:
@@ -52,7 +55,7 @@ def train(config: Config, workdir: str, mel_preset: str = '') -> dict:
 
 
 def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str = '',
-             engine: str = 'auto') -> dict:
+             engine: str = 'auto', temperatures=(1.0, 1.0)) -> dict:
   """Likelihood and free-running metrics of a run's EMA weights on a held-out split.
 
   Args:
@@ -62,6 +65,7 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str =
     model: an export, whose weights are those of its type.
     engine: as for `synthesize`; 'cpu' needs an export and takes likelihoods in the
       arithmetic with which that engine draws.
+    temperatures: of the draws of the free-running metrics; likelihoods have none.
 
   Returns:
     Of a run also written to RUN/evaluation_SPLIT.json, there with the nats of
@@ -77,7 +81,7 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str =
   if engine == 'cpu' and not packed:
     raise InputError('--engine=cpu evaluates exports; write one with --mode=export and give it '
                      'as --model.')
-  sampler = _sampler(engine, packed, workdir, config)
+  sampler = _sampler(engine, packed, workdir, config, _checked(temperatures))
   paths = corpus.split_files(config.data)
   held_out = corpus.load_utterances(paths[split], config.data, config.mel,
                                     audio.edge_padding(config.mel) + 1)
@@ -95,6 +99,7 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str =
   result['baselines'] = evaluation.baseline_summary(train_set, held_out, config.mel.sample_rate)
   chosen = held_out[:config.evaluation.free_running]
   if chosen:
+    result['temperatures'] = temperatures
     result['free_running'] = _free_running(sampler, chosen, config)
   if packed:
     return _print({'model': model, 'weights': packed.weights, **result})
@@ -124,6 +129,13 @@ def _sampler(engine: str, packed, workdir: str, config: Config, temperatures=(1.
     return pallas.open_sampler(
         model, params, *options, packed.weights if packed else weights, batch)
   return scan.Sampler(model, params, *options, donate=True)
+
+
+def _checked(temperatures):
+  if min(temperatures) < 0:
+    raise InputError(f'--temperature_coarse, --temperature_fine: found {temperatures}, '
+                     'expected 0 (most probable) or more.')
+  return temperatures
 
 
 def _free_running(sampler, utterances, config: Config) -> dict:
@@ -160,9 +172,7 @@ def synthesize(workdir: str, inputs: str, output: str, temperatures=(1.0, 1.0), 
   Raises:
     InputError: after the result is printed, if an input failed.
   """
-  if min(temperatures) < 0:
-    raise InputError(f'--temperature_coarse, --temperature_fine: found {temperatures}, '
-                     'expected 0 (most probable) or more.')
+  _checked(temperatures)
   config = export_lib.read(model).config if model else workdir_lib.read_config(workdir)
   runs_on = executors.create(executor)
   sources = bulk.find_inputs(inputs)
@@ -240,7 +250,8 @@ def demo(output: str) -> dict:
     output: folder; gets NAME.wav and NAME.png (target above synthesis) of each.
   """
   folder, inputs = pathlib.Path(output), DEMO_SPEECH / 'test'
-  speed = synthesize('', str(inputs), output, model=str(PRETRAINED), overwrite=True)
+  speed = synthesize('', str(inputs), output, DEMO_TEMPERATURES, model=str(PRETRAINED),
+                     overwrite=True)
   config = export_lib.read(str(PRETRAINED)).config
   for target in sorted(inputs.glob('*.flac')):
     mels = [audio.utterance_log_mel(audio.read_audio(path, config.mel.sample_rate), config.mel)

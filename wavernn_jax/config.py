@@ -14,6 +14,10 @@ Dimension glossary (suffixes of array names, letters of einsums):
   V  values of a byte, V = 256
   S  lanes of a subscale model (the paper's B); lane s holds the samples S·i + s
   I  positions i of a lane, T = S·I
+  W  steps of a fused model: its positions and those by which its lanes are apart
+  Q  units of one of its softmaxes, H/(4S)
+  K  past steps whose samples are its inputs
+  E  those inputs, 2·K·S
   L  positions that a sampler's context network runs over at once
 
 Defaults are the paper's where it gives them; every choice of ours says so.
@@ -105,16 +109,16 @@ class ModelConfig:
   ours (models/context.py).
   """
 
-  kind: str = 'wavernn'  # or 'subscale'
+  kind: str = 'wavernn'  # or 'subscale', 'fused'
   units: int = 896  # H, even
   projection: int = 448  # P; the paper does not give it: half of H
   channels: int = 128  # C
   layers: int = 3  # convolutions of the conditioning stack
   kernel: int = 3  # frames, odd
   compute_dtype: str = 'float32'  # or 'bfloat16': matmul inputs; float32 sums
-  lanes: int = 1  # S; subscale only, as all below
+  lanes: int = 1  # S; subscale and fused only
   horizon: int = 0  # F: positions ahead that earlier lanes are seen
-  context_layers: int = 6  # dilated layers after the first
+  context_layers: int = 6  # dilated layers after the first; subscale only, as all below
   context_channels: int = 128
   context_kernel: int = 5  # positions of the first layer, odd
   context_block: int = 50  # L: positions of a block of the sampler
@@ -241,7 +245,8 @@ def check(config: Config) -> None:
   """
   m, t, o, e = config.model, config.train, config.optimizer, config.evaluation
   rules = [
-      (m.kind in ('wavernn', 'subscale'), 'model.kind', m.kind, "'wavernn' or 'subscale'"),
+      (m.kind in ('wavernn', 'subscale', 'fused'), 'model.kind', m.kind,
+       "'wavernn', 'subscale' or 'fused'"),
       (m.units > 0 and m.units % 2 == 0, 'model.units', m.units,
        'a positive even number: half predict the coarse byte, half the fine one'),
       (m.projection > 0, 'model.projection', m.projection, 'a positive number'),
@@ -288,10 +293,13 @@ def check(config: Config) -> None:
 
 
 def _lane_rules(config: Config) -> list[tuple]:
-  """Rules of `check` for the subscale fields (§4)."""
+  """Rules of `check` for the fields of lanes (§4)."""
   m, t = config.model, config.train
+  if m.kind == 'fused':
+    return _fused_rules(config)
   if m.kind != 'subscale':
-    return [(m.lanes == 1, 'model.lanes', m.lanes, "1, or --config.model.kind='subscale'")]
+    return [(m.lanes == 1, 'model.lanes', m.lanes,
+             "1, or --config.model.kind='subscale' or 'fused'")]
   rules = [(0 < m.lanes <= 256, 'model.lanes', m.lanes, 'in 1..256'),
            (m.horizon >= 0, 'model.horizon', m.horizon, '0 or more'),
            (0 < m.context_layers <= 16, 'model.context_layers', m.context_layers, 'in 1..16'),
@@ -317,3 +325,24 @@ def _lane_rules(config: Config) -> list[tuple]:
        f'a number that, times model.lanes = {m.lanes}, divides the {block} samples of '
        f'evaluation.block_frames = {config.evaluation.block_frames} of mel.hop = '
        f'{config.mel.hop}')]
+
+
+def _fused_rules(config: Config) -> list[tuple]:
+  """Rules of `check` for a fused model (§4.4)."""
+  m, t, hop = config.model, config.train, config.mel.hop
+  rules = [(m.lanes in (1, 2, 4, 8, 16), 'model.lanes', m.lanes,
+            'a power of two in 1..16 for a fused model'),
+           (m.horizon >= 0, 'model.horizon', m.horizon, '0 or more')]
+  if not all(rule[0] for rule in rules):
+    return rules
+  apart, block = m.lanes * (m.lanes - 1), config.evaluation.block_frames * hop
+  return rules + [
+      (m.units % (4 * m.lanes) == 0, 'model.units', m.units,
+       f'a multiple of {4 * m.lanes}: four nibbles of {m.lanes} lanes have as many units each'),
+      # models/fused.py takes no frames for the lanes behind.
+      (apart * (m.horizon + 1) <= hop // 2, 'model.horizon', m.horizon,
+       f'at most {hop // 2 // max(1, apart) - 1}: the first of {m.lanes} lanes is lanes · '
+       f'(lanes − 1) · (horizon + 1) samples ahead, which mel.hop = {hop} lets be {hop // 2}'),
+      (t.crop % m.lanes == 0, 'train.crop', t.crop, f'a multiple of model.lanes = {m.lanes}'),
+      (block % m.lanes == 0, 'evaluation.block_frames', config.evaluation.block_frames,
+       f'a number of frames of {hop} samples that model.lanes = {m.lanes} divides')]

@@ -3,7 +3,8 @@
 The generator is Threefry-2x32 (Salmon et al., 2011) with key (seed, utterance)
 and counter (sample index, 0): one evaluation gives the two 32-bit words that
 draw the coarse and the fine byte of that sample, whatever the chunking, the
-batch or the engine.
+batch or the engine. Where a sample takes more draws, counter (sample index, n)
+gives the n-th further pair.
 """
 
 import jax
@@ -25,13 +26,14 @@ def uniforms(keys_Bx2, index_B, samples: int):
   return uniforms_at(keys_Bx2, index_B + jnp.arange(samples, dtype=jnp.uint32)[:, None])
 
 
-def uniforms_at(keys_Bx2, index_TxB):
-  """`uniforms` at any samples of each lane, uint32 TxB."""
-  def lane(key, low_T):
-    words = jex_random.threefry_2x32(key, jnp.concatenate([low_T, jnp.zeros_like(low_T)]))
-    return words.reshape(2, -1).T
-  words_BxTx2 = jax.vmap(lane, (0, 1))(jnp.asarray(keys_Bx2), index_TxB)
-  return (words_BxTx2 >> 8).transpose(1, 2, 0).astype(jnp.float32) * jnp.float32(2 ** -24)
+def uniforms_at(keys_Bx2, index_TxB, draws: int = 2):
+  """`uniforms` at any samples of each lane, uint32 TxB; an even number of draws for each."""
+  def lane(key, index_T):
+    low, high = jnp.meshgrid(index_T, jnp.arange(draws // 2, dtype=jnp.uint32), indexing='ij')
+    words = jex_random.threefry_2x32(key, jnp.stack([low, high]).ravel())
+    return words.reshape(2, -1).T.reshape(-1, draws)
+  words_BxTxD = jax.vmap(lane, (0, 1))(jnp.asarray(keys_Bx2), index_TxB)
+  return (words_BxTxD >> 8).transpose(1, 2, 0).astype(jnp.float32) * jnp.float32(2 ** -24)
 
 
 def categorical(logits_BxV, uniform_B, temperature):

@@ -3,7 +3,8 @@
     python -m experiments.sweeps.subscale --data_dir=DIR --workdir=RUNS
 
 Not the whole grid: every number of lanes at F = 64, and every horizon at 16
-lanes, in the order in which they decide. One lane is the plain model. A row has
+lanes, in the order in which they decide. One lane is the plain model; `fused2x2`
+is the fused model of two lanes (§4.4), which has no context network. A row has
 the held-out NLL with its interval and by lane, the free-running metrics, and
 the speed of the scan sampler for one utterance: `samples_per_second` once all
 lanes run, and `latency_seconds`, the audio whose mel must be known before its
@@ -27,28 +28,29 @@ _WORKDIR = flags.DEFINE_string('workdir', 'runs/subscale', 'Folder of the runs.'
 _RESULTS = flags.DEFINE_string('results', str(
     pathlib.Path(__file__).parent.parent / 'results' / 'subscale.csv'), 'CSV.')
 _GRID = flags.DEFINE_list(
-    'grid', ['1x0', '16x64', '16x0', '4x64', '16x8', '8x64', '16x128', '2x64', '16x32'],
-    'Lanes x horizon of each run.')
-_UNITS = flags.DEFINE_integer('units', 96, 'H; the projection is as wide.')
+    'grid', ['1x0', '16x64', 'fused2x2', '4x64', '16x0', '8x64', '2x64', '16x8', '16x32'],
+    'Lanes x horizon of each run, after `fused` if it is a fused model.')
+_UNITS = flags.DEFINE_integer('units', 64, 'H; the projection is as wide.')
 _CONTEXT = flags.DEFINE_integer('context_channels', 48, 'Of the context network.')
 _CHANNELS = flags.DEFINE_integer('channels', 32, 'Of the conditioning.')
-_UPDATES = flags.DEFINE_integer('updates', 8_000, 'Training steps of every run.')
-_BATCH = flags.DEFINE_integer('batch', 8, 'Crops.')
-_CROP = flags.DEFINE_integer('crop', 3_840, 'Samples; 16 lanes have 240 positions of them.')
+_UPDATES = flags.DEFINE_integer('updates', 2_000, 'Training steps of every run.')
+_BATCH = flags.DEFINE_integer('batch', 4, 'Crops.')
+_CROP = flags.DEFINE_integer('crop', 1_920, 'Samples; 16 lanes have 120 positions of them.')
 _SEED = flags.DEFINE_integer('train_seed', 0, 'Seed.')
 _FREE_RUNNING = flags.DEFINE_integer('free_running', 16, 'Utterances synthesised for metrics.')
 
 
-def configuration(lanes: int, horizon: int) -> config_lib.Config:
-  """A run of the ablation; everything but lanes and horizon is the same in all."""
+def configuration(kind: str, lanes: int, horizon: int) -> config_lib.Config:
+  """A run of the ablation; everything but kind, lanes and horizon is the same in all."""
   updates, units = _UPDATES.value, _UNITS.value
-  kind = {'kind': 'subscale', 'lanes': lanes, 'horizon': horizon,
-          'context_channels': _CONTEXT.value, 'context_layers': max(6, horizon.bit_length() - 1)}
+  context = {'context_channels': _CONTEXT.value,
+             'context_layers': max(6, horizon.bit_length() - 1)}
   return config_lib.Config(
-      model=config_lib.ModelConfig(units=units, projection=units, channels=_CHANNELS.value,
-                                   layers=2, **(kind if lanes > 1 else {})),
+      model=config_lib.ModelConfig(kind=kind, lanes=lanes, horizon=horizon, units=units,
+                                   projection=units, channels=_CHANNELS.value, layers=2,
+                                   **(context if kind == 'subscale' else {})),
       data=config_lib.DataConfig(dir=_DATA.value),
-      optimizer=config_lib.OptimizerConfig(learning_rate=2e-3, final_learning_rate=2e-5),
+      optimizer=config_lib.OptimizerConfig(learning_rate=4e-3, final_learning_rate=4e-5),
       train=config_lib.TrainConfig(
           steps=updates, batch=_BATCH.value, crop=_CROP.value, burn_in=240,
           seed=_SEED.value, eval_every=max(1, updates // 4), save_every=max(1, updates // 20),
@@ -59,10 +61,12 @@ def configuration(lanes: int, horizon: int) -> config_lib.Config:
 def runs():
   """The runs of the grid."""
   for cell in _GRID.value:
-    lanes, horizon = (int(n) for n in cell.split('x'))
-    fields = {'lanes': lanes, 'horizon': horizon}
-    yield sweep.Run(f'lanes{lanes}_horizon{horizon}_s{_SEED.value}', fields,
-                    configuration(lanes, horizon))
+    fused = cell.startswith('fused')
+    lanes, horizon = (int(n) for n in cell.removeprefix('fused').split('x'))
+    kind = 'fused' if fused else 'subscale' if lanes > 1 else 'wavernn'
+    yield sweep.Run(f'{"fused_" * fused}lanes{lanes}_horizon{horizon}_s{_SEED.value}',
+                    {'kind': kind, 'lanes': lanes, 'horizon': horizon},
+                    configuration(kind, lanes, horizon))
 
 
 def figures(config: config_lib.Config, folder, split: str) -> dict:

@@ -1,10 +1,10 @@
 """The models, all with the interface of `wavernn.WaveRNN`."""
 
 from wavernn_jax.config import Config
-from wavernn_jax.models import subscale, wavernn
+from wavernn_jax.models import fused, subscale, wavernn
 
 
 def build(config: Config):
   """The model that a configuration describes."""
-  kinds = {'wavernn': wavernn.WaveRNN, 'subscale': subscale.Subscale}
+  kinds = {'wavernn': wavernn.WaveRNN, 'subscale': subscale.Subscale, 'fused': fused.Fused}
   return kinds[config.model.kind](config.model, config.mel)

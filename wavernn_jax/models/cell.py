@@ -38,6 +38,21 @@ def blend(h, u, e):
   return u * h + (1 - u) * e
 
 
+def part(g_BxG, h_BxH, x, i: int, parts: int):
+  """The i-th of equal parts of h_t: its inputs may depend on what those before it drew.
+
+  Args:
+    g_BxG: R h_{t−1}, of all units.
+    h_BxH: h_{t−1}.
+    x: gate inputs (x_u, x_r, x_e) of the part, each BxH/parts.
+    i, parts: which part.
+  """
+  rows = len(h_BxH)
+  own = g_BxG.reshape(rows, 3, parts, -1)[:, :, i].reshape(rows, -1)
+  u, _, e, _ = gates(own, x)
+  return blend(jnp.split(h_BxH, parts, axis=1)[i], u, e)
+
+
 def step(R_HxG, h_BxH, x):
   """One step with all gate inputs known. Returns h_t, BxH."""
   u, _, e, _ = gates(likelihood.product(h_BxH, R_HxG), x)

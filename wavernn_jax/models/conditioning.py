@@ -69,21 +69,29 @@ def frame_position(sample, mel: MelConfig):
   return (sample - audio.frame_offset(mel)) / mel.hop + 1
 
 
-def interpolation(samples: int, mel: MelConfig) -> np.ndarray:
-  """Weights TxF of the frames −1, 0, .. for each sample from a frame boundary."""
-  position = frame_position(np.arange(samples), mel)
+def interpolation(samples: int, mel: MelConfig, first: int = 0, step: int = 1) -> np.ndarray:
+  """Weights TxF of the frames −1, 0, .. for each sample from a frame boundary.
+
+  Args:
+    samples: how many.
+    mel: convention.
+    first: the first, 0 or, up to half a hop before the boundary, negative.
+    step: every so many samples.
+  """
+  position = frame_position(np.arange(first, samples, step), mel)
   left = np.floor(position).astype(int)
-  weights = np.zeros((samples, math.ceil(samples / mel.hop) + 2))
-  rows = np.arange(samples)
+  weights = np.zeros((len(position), math.ceil(samples / mel.hop) + 2))
+  rows = np.arange(len(position))
   weights[rows, left] = 1 - (position - left)
   weights[rows, left + 1] = position - left
   return weights
 
 
-def sample_gates(params, mel_BxFxM, samples: int, config: ModelConfig, mel: MelConfig):
-  """Gate inputs at sample rate, bias included: (x_u, x_r, x_e), each TxBxH."""
+def sample_gates(params, mel_BxFxM, samples: int, config: ModelConfig, mel: MelConfig,
+                 first: int = 0, step: int = 1):
+  """Gate inputs at the samples of `interpolation`, bias included: (x_u, x_r, x_e), each TxBxH."""
   gates_FxBxG = frame_gates(params, mel_BxFxM, config, mel)
-  weights_TxF = jnp.asarray(interpolation(samples, mel), gates_FxBxG.dtype)
+  weights_TxF = jnp.asarray(interpolation(samples, mel, first, step), gates_FxBxG.dtype)
   return tuple(upsample(weights_TxF, g) for g in jnp.split(gates_FxBxG, 3, axis=-1))
 
 

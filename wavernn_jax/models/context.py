@@ -129,9 +129,16 @@ def hear(bytes_Nx2):
   prediction takes, and its logarithm to both sides of zero, for quiet speech.
   """
   coarse, fine = bytes_Nx2[..., 0], bytes_Nx2[..., 1]
-  value = 127.5 * (256 * coarse + fine) - 0.5  # of 16 bits
-  level = jnp.sign(value) * jnp.log1p(jnp.abs(value)) / np.log(32_768)
-  return jnp.stack([value * (GAIN / 32_768), level], axis=-1)
+  return hear_value(127.5 * (256 * coarse + fine) - 0.5)
+
+
+def hear_value(value, gains=(GAIN, 1.0)):
+  """`hear` of samples that are given as the float values of their 16 bits.
+
+  `gains`: of the value of full scale and of its level.
+  """
+  level = jnp.sign(value) * jnp.log1p(jnp.abs(value))
+  return jnp.stack([value * (gains[0] / 32_768), level * (gains[1] / np.log(32_768))], axis=-1)
 
 
 def first_kernel(params, config: ModelConfig):

@@ -31,7 +31,7 @@ from wavernn_jax import audio, draw
 from wavernn_jax.config import MelConfig, ModelConfig
 from wavernn_jax.models import conditioning, context, wavernn
 
-_NO_END = np.iinfo(np.int32).max
+NO_END = np.iinfo(np.int32).max
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +70,19 @@ class Skew:
     return self.reach.near + first + np.arange(self.block)[:, None]
 
 
+def skewed(x_NxS, step: int):
+  """Positions -> steps: row w has lane s at position w − s·step, w counted from the first
+  that all lanes have."""
+  lanes = x_NxS.shape[1]
+  steps = len(x_NxS) - (lanes - 1) * step
+  return jnp.stack([x_NxS[(lanes - 1 - s) * step:][:steps, s] for s in range(lanes)], axis=1)
+
+
+def unskewed(x_WxS, step: int):
+  """Steps -> positions: inverse of `skewed`, without positions that not all lanes have."""
+  return skewed(x_WxS[:, ::-1], step)[:, ::-1]
+
+
 def schedule(config: ModelConfig) -> Skew:
   return Skew(config.lanes, config.context_block, context.reach(config))
 
@@ -81,7 +94,7 @@ def initial_state(config: ModelConfig, batch: int):
       jnp.zeros((past + ahead, *rows, config.context_channels))
       for past, ahead in skew.reach.dilations]
   return {'index': jnp.zeros((batch,), jnp.int32),
-          'end': jnp.full((batch,), _NO_END),
+          'end': jnp.full((batch,), NO_END),
           'h': jnp.zeros((*rows, config.units)),
           'sample': jnp.zeros(rows, jnp.int16),
           'pcm': jnp.zeros((skew.delay + skew.reach.near, *rows), jnp.int16),
@@ -98,7 +111,7 @@ def sample(rnn: wavernn.WaveRNN, params, state, mel_BxFxM, keys_Bx2, temperature
   positions = samples // skew.lanes
   time_IxSxB = (skew.lanes * state['index'] + skew.times(positions)[..., None])
   live_IxSxB = (time_IxSxB >= 0) & (time_IxSxB < state['end'])
-  uniform_Ix2xR = _uniforms(keys_Bx2, time_IxSxB)
+  uniform_Ix2xR = uniforms(keys_Bx2, time_IxSxB)
   x_IxRxH = [_rows(x) for x in _lane_gates(
       params['conditioning'], mel_BxFxM, skew.times(positions), rnn.config, rnn.mel)]
   state = with_silence(params, state, rnn.config)
@@ -133,12 +146,12 @@ def _rows(x_IxSxBxN):
   return x_IxSxBxN.reshape(len(x_IxSxBxN), -1, *x_IxSxBxN.shape[3:])
 
 
-def _uniforms(keys_Bx2, time_IxSxB):
-  """The numbers of `draw.uniforms` at the samples of each lane, Ix2xR."""
+def uniforms(keys_Bx2, time_IxSxB, draws: int = 2):
+  """The numbers of `draw.uniforms` at the samples of each lane, I x draws x R."""
   positions, lanes, batch = time_IxSxB.shape
-  found = draw.uniforms_at(keys_Bx2, time_IxSxB.reshape(-1, batch).astype(jnp.uint32))
-  found_IxSx2xB = found.reshape(positions, lanes, 2, batch)
-  return found_IxSx2xB.swapaxes(1, 2).reshape(positions, 2, lanes * batch)
+  found = draw.uniforms_at(keys_Bx2, time_IxSxB.reshape(-1, batch).astype(jnp.uint32), draws)
+  found_IxSxDxB = found.reshape(positions, lanes, draws, batch)
+  return found_IxSxDxB.swapaxes(1, 2).reshape(positions, draws, lanes * batch)
 
 
 def context_block(params, state, skew: Skew, config: ModelConfig):

@@ -45,12 +45,8 @@ class _Parameters(wavernn.Parameters):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Subscale:
-  """The model, with the interface of `wavernn.WaveRNN`.
-
-  The state of teacher forcing is a dict: `h` SxBxH and `pcm`, the last `past`
-  samples, Bx(S·P). That of sampling is described in models/skew.py.
-  """
+class Lanes:
+  """What models of several lanes share of the interface of `wavernn.WaveRNN`."""
 
   config: ModelConfig
   mel: MelConfig
@@ -65,6 +61,29 @@ class Subscale:
     return self.config.lanes
 
   @property
+  def context(self) -> int:
+    return self.rnn.context
+
+  def frames(self, samples: int) -> int:
+    return self.rnn.frames(samples)
+
+  def initial_state(self, batch: int):
+    """The state at the start of an utterance: silence."""
+    return self.crop_state(jnp.zeros((batch, self.past), jnp.int16))
+
+  def ended(self, state, end_B):
+    """The state of `sample`, told how many samples the utterances have in all."""
+    return state | {'end': jnp.asarray(end_B, jnp.int32)}
+
+
+class Subscale(Lanes):
+  """The model.
+
+  The state of teacher forcing is a dict: `h` SxBxH and `pcm`, the last `past`
+  samples, Bx(S·P). That of sampling is described in models/skew.py.
+  """
+
+  @property
   def _alone(self) -> bool:
     return self.lanes == 1
 
@@ -73,10 +92,6 @@ class Subscale:
     """Positions before and after its own that a lane's context depends on."""
     reach = context.reach(self.config)
     return (0, 0) if self._alone else (reach.past, reach.ahead)
-
-  @property
-  def context(self) -> int:
-    return self.rnn.context
 
   @property
   def past(self) -> int:
@@ -98,16 +113,9 @@ class Subscale:
     """Frames before the context of a block that `sample` takes for the lanes behind."""
     return skew.lag(self.config, self.mel)
 
-  def frames(self, samples: int) -> int:
-    return self.rnn.frames(samples)
-
   def init(self, seed: int):
     """Parameters drawn from a seed: those of the plain model and `context`."""
     return wavernn.parameters(_Parameters(self.config, self.mel, nnx.Rngs(seed)))
-
-  def initial_state(self, batch: int):
-    """The state at the start of an utterance: silence."""
-    return self.crop_state(jnp.zeros((batch, self.past), jnp.int16))
 
   def crop_state(self, past_BxN):
     """The state at the start of a crop that `past` samples are known to precede."""
@@ -116,10 +124,6 @@ class Subscale:
   def sampling_state(self, batch: int):
     """The state of `sample` at the start of an utterance."""
     return skew.initial_state(self.config, batch)
-
-  def ended(self, state, end_B):
-    """The state of `sample`, told how many samples the utterances have in all."""
-    return state | {'end': jnp.asarray(end_B, jnp.int32)}
 
   def nats(self, params, state, pcm_BxT, mel_BxFxM):
     """Teacher-forced negative log-likelihood of each sample, in audio order.

@@ -28,7 +28,19 @@ BYTES = ('coarse', 'fine')
 COARSE_GAIN = 64.0
 
 
-class Parameters(nnx.Module):
+class Recurrence(nnx.Module):
+  """Parameters that all models have."""
+
+  def __init__(self, config: ModelConfig, mel: MelConfig, rngs: nnx.Rngs):
+    square = nnx.initializers.orthogonal()
+    self.conditioning = conditioning.Conditioning(config, mel, rngs)
+    # Three matrices, since §3 sorts each gate's weights separately.
+    self.recurrent = nnx.Dict({
+        gate: nnx.Param(square(rngs.params(), (config.units, config.units)))
+        for gate in 'ure'})
+
+
+class Parameters(Recurrence):
   """Parameters of the model; `context` further inputs of the coarse output layer.
 
   The fine byte hears them through the state alone: as its output layer's inputs
@@ -36,22 +48,32 @@ class Parameters(nnx.Module):
   """
 
   def __init__(self, config: ModelConfig, mel: MelConfig, rngs: nnx.Rngs, context: int = 0):
+    super().__init__(config, mel, rngs)
     half = config.units // 2
-    square = nnx.initializers.orthogonal()
     small = nnx.initializers.normal(0.1)
-    self.conditioning = conditioning.Conditioning(config, mel, rngs)
-    # Three matrices, since §3 sorts each gate's weights separately.
-    self.recurrent = nnx.Dict({
-        gate: nnx.Param(square(rngs.params(), (config.units, config.units)))
-        for gate in 'ure'})
     self.previous = nnx.Param(small(rngs.params(), (2, 3 * config.units)))
     self.coarse = nnx.Param(small(rngs.params(), (3, half)))
     # O_1, O_2 of the coarse byte and O_3, O_4 of the fine one.
-    self.outputs = nnx.Dict({byte: nnx.Dict({
-        'hidden': nnx.Linear(half + (context if byte == 'coarse' else 0), config.projection,
-                             kernel_init=_first_inputs(half), rngs=rngs),
-        'output': nnx.Linear(config.projection, likelihood.BYTE_VALUES, rngs=rngs)})
+    self.outputs = nnx.Dict({
+        byte: output_layer(half, config.projection, likelihood.BYTE_VALUES, rngs,
+                           context if byte == 'coarse' else 0)
         for byte in BYTES})
+
+
+def output_layer(inputs: int, projection: int, values: int, rngs: nnx.Rngs,
+                 context: int = 0) -> nnx.Dict:
+  """Parameters of one output layer of likelihood.py.
+
+  The `context` further inputs have no influence at first: what the context
+  network says before it is trained would be noise.
+  """
+  def first(key, shape, *args):
+    kernel = nnx.initializers.lecun_normal()(key, (inputs, shape[1]), *args)
+    return jnp.pad(kernel, ((0, context), (0, 0)))
+
+  return nnx.Dict({
+      'hidden': nnx.Linear(inputs + context, projection, kernel_init=first, rngs=rngs),
+      'output': nnx.Linear(projection, values, rngs=rngs)})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -205,10 +227,7 @@ class WaveRNN:
 
     def half(i, h, g_BxG, x, uniform, context=None):
       """The coarse (0) or fine (1) units of h_t, and the byte drawn from them."""
-      g_Bx3x2xK = g_BxG.reshape(len(h), 3, 2, -1)
-      u, _, e, _ = cell.gates(g_Bx3x2xK[:, :, i].reshape(len(h), -1),
-                              [jnp.split(v, 2, axis=1)[i] for v in x])
-      y = cell.blend(jnp.split(h, 2, axis=1)[i], u, e)
+      y = cell.part(g_BxG, h, [jnp.split(v, 2, axis=1)[i] for v in x], i, 2)
       logits = likelihood.layer_logits(
           params['outputs'][BYTES[i]], _beside(y, context), self.config.compute_dtype)
       return y, draw.categorical(logits, uniform, temperatures[i])
@@ -277,17 +296,6 @@ def _add_bytes(x, weights, *drawn_B):
   scaled = [audio.scale_byte(byte)[:, None] for byte in drawn_B]
   return tuple(v + sum(s * w[k] for k, s in enumerate(scaled))
                for v, w in zip(x, weights, strict=True))
-
-
-def _first_inputs(count: int):
-  """An initialiser for kernels of which all but the first inputs have no influence yet.
-
-  What the context network says before it is trained would be noise.
-  """
-  def initialise(key, shape, *args):
-    kernel = nnx.initializers.lecun_normal()(key, (count, shape[1]), *args)
-    return jnp.pad(kernel, ((0, shape[0] - count), (0, 0)))
-  return initialise
 
 
 def parameters(module: nnx.Module):

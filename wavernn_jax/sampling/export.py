@@ -41,6 +41,10 @@ inputs first (y = x W + b), bytes scaled to [-1, 1]:
   conditioning.gates.bias                 [3H]
   outputs.coarse|fine.hidden|output.bias  [P], [256]
 
+The outputs of a fused model are named by lane and nibble, outputs.0.0 to outputs.1.3.
+What other models have of their own is F32, under the names of their parameters:
+context.* (models/context.py), samples and nibbles (models/fused.py, without GAINS).
+
 COARSE_GAIN of models/wavernn.py is multiplied into the weights of the coarse
 bytes. How the tensors are used: models/wavernn.py, models/conditioning.py.
 

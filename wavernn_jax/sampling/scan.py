@@ -99,8 +99,8 @@ def stream(params, mel_chunks, *, model, seed: int = 0, utterance: int = 0,
     seed, utterance: with the sample index they determine every draw.
     temperatures: of the coarse and the fine byte.
     block_frames: frames made at a time. Latency: block_frames + model.context
-      frames and model.delay samples; model.delay is 0 but for subscale models,
-      whose first lane is ahead of the last.
+      frames and model.delay samples; model.delay is 0 but for models of
+      several lanes, whose first lane is ahead of the last.
 
   Yields:
     int16 arrays of block_frames · hop samples, the last one shorter, and after
