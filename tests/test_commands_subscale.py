@@ -11,8 +11,9 @@ import pytest
 
 from experiments.configs import fused, subscale
 from wavernn_jax import audio, commands, models
+from wavernn_jax.config import PruningConfig
 from wavernn_jax.errors import InputError
-from wavernn_jax.sampling import scan
+from wavernn_jax.sampling import export as export_lib, scan
 from wavernn_jax.training import checkpoints, journal, loop, workdir as workdir_lib
 
 TEST = commands.DEMO_SPEECH / 'test'
@@ -24,6 +25,8 @@ def _config(synthesize=0):
   config.data.dir = str(commands.DEMO_SPEECH)
   config.train.steps, config.train.eval_every, config.train.log_every = STEPS, STEPS, 1
   config.evaluation.free_running, config.evaluation.synthesize = 1, synthesize
+  config.pruning = PruningConfig(recurrent=0.5, hidden=0.5, output=0.5, conditioning=0.5,
+                                 start=0, steps=4, interval=1)
   return config
 
 
@@ -75,7 +78,7 @@ def test_a_folder_a_stream_and_the_export_of_a_file_sound_alike(runs, tmp_path):
   commands.synthesize(run, str(TEST), str(tmp_path / 'folder'))
   commands.export(run, str(tmp_path / 'x.safetensors'), weights='float32')
   result = commands.synthesize('', str(file), str(tmp_path / 'export'),
-                               model=str(tmp_path / 'x.safetensors'))
+                               model=str(tmp_path / 'x.safetensors'), engine='scan')
   assert result['engine'] == 'scan'
   lengths = {p.stem: len(audio.read_audio(p, 24_000)) for p in TEST.glob('*.flac')}
   made = {p.stem: audio.read_audio(p, 24_000) for p in (tmp_path / 'folder').glob('*.wav')}
@@ -90,9 +93,19 @@ def test_a_folder_a_stream_and_the_export_of_a_file_sound_alike(runs, tmp_path):
   assert (made[file.stem] == pcm).mean() > 0.99  # another batch size rounds otherwise
 
 
-def test_the_cpu_engine_says_that_it_cannot(runs, tmp_path):
-  with pytest.raises(InputError, match='--engine=cpu: found a subscale model'):
-    commands.synthesize(str(runs[0]), str(TEST), str(tmp_path), engine='cpu')
+def test_a_pruned_run_is_exported_in_blocks_and_evaluated_by_the_cpu_engine(runs, tmp_path):
+  path = str(tmp_path / 'x.safetensors')
+  commands.export(str(runs[0]), path, weights='float32', sparse_only=True)
+  tensors = export_lib.read(path).tensors
+  for name in ('recurrent.u', 'outputs.fine.hidden.kernel', 'outputs.coarse.output.kernel',
+               'context.gates.kernel', 'conditioning.gates.kernel'):
+    assert tensors[name].density == pytest.approx(0.5, abs=0.02)
+  result = commands.evaluate('', 'test', str(commands.DEMO_SPEECH), path)
+  assert result['engine'] == 'cpu'  # where there is no accelerator
+  written = json.loads((runs[0] / 'evaluation_test.json').read_text())
+  for name in ('nll_coarse', 'nll_fine', 'nll_lanes'):
+    assert result[name] == pytest.approx(written[name], rel=1e-5)
+  assert result['free_running']['length_error_seconds'] == 0
 
 
 def test_a_fused_run_goes_on_is_evaluated_exported_and_heard(corpus, tiny_config, tmp_path):

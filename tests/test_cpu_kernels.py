@@ -87,7 +87,7 @@ def test_limit_keeps_int32_sums_from_overflowing():
 def test_bfloat16_as_int16_cannot_overflow(block):
   """Longest rows; the greatest activations, with signs that make every product add up."""
   rng = np.random.default_rng(3)
-  inputs = layout._FIXED_BLOCKS
+  inputs = layout._FIXED_INPUTS
   dense = np.exp2(rng.normal(0, 2, (32, inputs))) * rng.choice([-1, 1], inputs)
   mask = np.ones((32 // block[0], inputs // block[1]), bool)
   mask[0, 1] = False  # not dense, so that it is a matrix with indices

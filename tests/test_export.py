@@ -40,6 +40,15 @@ def _packed(block=(16, 1), weights='bfloat16', sparsity=0.6):
   return export_lib.pack(*_run(block, sparsity), weights)
 
 
+@functools.cache
+def _lanes(block=(16, 1), weights='float32'):
+  config = _config(block, kind='subscale', lanes=4, horizon=3, context_layers=2,
+                   context_channels=8, context_kernel=3, context_block=2)
+  config.pruning.conditioning = 0.6
+  params, masks = random_models.pruned_run(config)
+  return export_lib.pack(params, masks, config, weights), params, masks
+
+
 def _round_trip(export, folder):
   export_lib.write(folder / 'a.safetensors', export)
   assert [p.name for p in folder.iterdir()] == ['a.safetensors']
@@ -61,6 +70,43 @@ def test_what_is_read_is_what_was_written(tmp_path, weights, error, block):
         found.tensors[name], blocksparse.PackedMatrix) else 0
     np.testing.assert_allclose(leaf, expected[name], atol=atol, rtol=0, err_msg=name)
     np.testing.assert_array_equal(leaf[expected[name] == 0], 0)
+
+
+@pytest.mark.parametrize('block', BLOCKS)
+@pytest.mark.parametrize('weights', TYPES)
+def test_a_subscale_model_is_read_as_it_was_written(tmp_path, weights, block):
+  export, params, masks = _lanes(block, weights)
+  found = _round_trip(export, tmp_path)
+  assert found.config == export.config
+  assert found.parameters == pruning.count_parameters(params, masks)
+  assert found.tensors.keys() == export.tensors.keys()
+  for name, leaf in export_lib.flatten(export.params()).items():
+    np.testing.assert_array_equal(export_lib.flatten(found.params())[name], leaf, err_msg=name)
+  packed = {name for name, tensor in found.tensors.items() if export_lib.is_packed(tensor)}
+  assert 'context.gates.kernel' in packed
+  for name in packed:
+    assert found.tensors[name].density < 0.7
+  for name, leaf in export_lib.flatten(params).items():
+    if name not in packed:
+      np.testing.assert_allclose(
+          export_lib.flatten(found.params())[name], leaf, rtol=1e-6, err_msg=name)
+
+
+def test_the_first_version_of_the_format_is_still_read(tmp_path):
+  export, params, _ = _lanes()
+  gates = params['context']['gates']['kernel']
+
+  def first(tensors):
+    for field in ('offsets', 'indices', 'values'):
+      tensors.pop(f'context.gates.kernel.{field}')
+    tensors['context.gates.kernel'] = gates
+  path = tmp_path / 'a.safetensors'
+  path.write_bytes(_rewritten(export, _set('version', 1), first))
+  found = export_lib.read(path)
+  np.testing.assert_array_equal(found.params('context')['gates']['kernel'], gates)
+  assert export_lib.is_packed(found.tensors['context.gates.kernel'])
+  path.write_bytes(_rewritten(_packed(weights='float32'), _set('version', 1)))
+  export_lib.read(path)  # of a model without lanes there is no difference
 
 
 def test_pruned_blocks_take_no_space():
@@ -212,6 +258,16 @@ def test_int8_values_and_scales_are_checked(tmp_path, change, reason):
   assert _matches(reason, _refused(_rewritten(export, None, changed), tmp_path))
 
 
+@pytest.mark.parametrize(('change', 'reason'), [
+    (_assign('context.distances', (0, 0, 0, 0), np.nan), 'NaN or infinite'),
+    (_assign('context.gates.kernel.indices', 0, 8), 'less than 8'),
+    (lambda t: t.pop('context.pairs'), 'context.pairs is missing'),
+    (lambda t: t.pop('context.layers.1.bias'), 'layers.1.bias is missing'),
+    (_swap('context.pairs', 'context.embedding'), 'expected F32')])
+def test_inconsistent_tensors_of_the_context_are_named(tmp_path, change, reason):
+  assert _matches(reason, _refused(_rewritten(_lanes()[0], None, change), tmp_path))
+
+
 def _set(path, value):
   def change(header):
     *outer, last = path.split('.')
@@ -220,7 +276,7 @@ def _set(path, value):
 
 
 @pytest.mark.parametrize(('change', 'reason'), [
-    (_set('format', 'other'), 'format'), (_set('version', 2), 'newer than 1'),
+    (_set('format', 'other'), 'format'), (_set('version', 3), 'newer than 2'),
     (_set('version', 0), 'version'), (_set('weights', 'int8'), 'tensor'),
     (_set('weights', 'float64'), 'float64'), (_set('block', [4, 4]), 'expected'),
     (_set('block', [16.5, 1]), 'blocks'), (_set('block', [[], {}]), 'blocks'),
@@ -239,12 +295,28 @@ def test_wrong_header_fields_are_named(tmp_path, change, reason):
   assert _matches(reason, _refused(_rewritten(export, change), tmp_path))
 
 
+@pytest.mark.parametrize(('change', 'reason'), [
+    (_set('config.model.lanes', 2), 'tensor'), (_set('config.model.lanes', 1), 'tensor'),
+    (_set('config.model.lanes', 300), 'in 1..256'), (_set('config.model.horizon', 9), 'horizon'),
+    (_set('config.model.context_layers', 3), 'tensor'),
+    (_set('config.model.context_channels', 16), 'tensor'),
+    (_set('config.model.context_kernel', 5), 'tensor'),
+    (_set('config.model.context_block', 7), 'context_block'),
+    (_set('config.model.kind', 'wavernn'), 'lanes'), (_set('version', 1), 'tensor')])
+def test_wrong_header_fields_of_subscale_models_are_named(tmp_path, change, reason):
+  assert _matches(reason, _refused(_rewritten(_lanes()[0], change), tmp_path))
+
+
 @pytest.mark.parametrize('value', [None, -1, 0, 2**70, 0.5, '', [], {}, True])
-def test_any_header_value_is_read_or_refused(tmp_path, value):
+@pytest.mark.parametrize('lanes', [False, True])
+def test_any_header_value_is_read_or_refused(tmp_path, value, lanes):
   """No other exception; what is read still has all the weights."""
-  export, path = _packed(weights='float32'), tmp_path / 'a.safetensors'
-  names = export_lib.flatten({'config': json.loads(json.dumps(
-      export_lib.to_dict(export.config))), 'mel': export_lib.to_dict(MEL)})
+  export = _lanes()[0] if lanes else _packed(weights='float32')
+  path, config = tmp_path / 'a.safetensors', export_lib.to_dict(export.config)
+  if lanes:
+    config = {'model': config['model']}
+  names = export_lib.flatten({'config': json.loads(json.dumps(config)),
+                              'mel': export_lib.to_dict(MEL)})
   for name in names:
     path.write_bytes(_rewritten(export, _set(name, value)))
     try:

@@ -31,7 +31,7 @@ def get_config(variant: str = 'x16') -> config.Config:
   if variant == 'tiny':
     result = dense.get_config('tiny')
     result.model = config.ModelConfig(
-        kind='subscale', units=16, projection=16, channels=8, layers=1, lanes=4, horizon=8,
+        kind='subscale', units=32, projection=16, channels=8, layers=1, lanes=4, horizon=8,
         context_layers=3, context_channels=8, context_kernel=3, context_block=25)
     return result
   raise InputError(
