@@ -114,7 +114,6 @@ def _context_products(network, memory, repeats):
   for _ in range(repeats):
     lane_step.hear(net, s, simd.splat(np.float32(1)))
     _multiply_lanes(net.coarse_context, s, s.projection // LANES)
-    _multiply_lanes(net.fine_context, s, s.projection // LANES)
 
 
 def context_products(network):

@@ -50,7 +50,7 @@ bytes. How the tensors are used: models/wavernn.py, models/conditioning.py.
 
 Subscale models (config.model.kind "subscale") with config.model.lanes S > 1 have
 a context network of D = context_channels channels. Its output stands behind the
-H/2 units in the inputs of O_1 and O_3, which are P x (H/2 + D). For a first
+H/2 units in the inputs of O_1, which is P x (H/2 + D). For a first
 layer of K positions (context_kernel, but not beyond the horizon) and N =
 context_layers further ones, F32:
 
@@ -58,6 +58,8 @@ context_layers further ones, F32:
   context.pairs                    [K, S(S-1)/2, 2, D]  V: of lane s hearing lane z at
                                                       index s(s-1)/2 + z
   context.embedding                [S, D]             e
+  context.nearest                  [min(4, S-1), 2, 3H]  of the bytes of the samples 1, 2, ..
+                                                      before, where a lane before has them
   context.layers.0..N-1.kernel     [3D, D]            A, inputs i - d, i, i + f
   context.layers.0..N-1.bias       [D]                a
 
@@ -287,8 +289,8 @@ def _fields(matrix: blocksparse.PackedMatrix) -> dict[str, np.ndarray]:
 
 
 def _scale_coarse(name, leaf, factor):
-  """The weights of c_{t-1} and of c_t times a factor; others as they are."""
-  if name == 'previous':
+  """The weights of coarse bytes times a factor; others as they are."""
+  if name in ('previous', 'context.nearest'):
     return leaf * np.float32([[factor], [1]])
   return leaf * np.float32(factor) if name == 'coarse' else leaf
 

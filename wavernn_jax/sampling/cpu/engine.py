@@ -183,4 +183,6 @@ def weights(export: Export) -> layout.Weights:
       project=outputs('hidden.kernel'), project_bias=np.stack(outputs('hidden.bias')),
       logits=outputs('output.kernel'), logits_bias=np.stack(outputs('output.bias')),
       input=tensors['previous'].reshape(2, 3, units), current=tensors['coarse'],
-      context=tensors.get('context.gates.kernel'))
+      context=tensors.get('context.gates.kernel'),
+      nearest=tensors['context.nearest'].reshape(-1, 3, units)
+      if 'context.nearest' in tensors else None)

@@ -75,10 +75,14 @@ class LaneSampler(engine.Sampler):
     return self.block_frames * self.model.mel.hop // self.model.lanes
 
   def context(self, state):
-    """Context LxSxC of an utterance's next positions, and the state with its next caches."""
-    seen_LxSx1xC, caches = self._block_context(
+    """What the lanes of an utterance see at their next positions, and the next state.
+
+    Returns:
+      float32 LxSx(C + 2K), context and nearest bytes; the state with its next caches.
+    """
+    *seen, caches = self._block_context(
         self._context, {'pcm': state['pcm'], 'caches': state['caches']})
-    return np.array(seen_LxSx1xC[:, :, 0]), state | {'caches': caches}
+    return np.concatenate(seen, axis=-1)[:, :, 0], state | {'caches': caches}
 
   def _run(self, state, mel_FxM, options, codes_IxSx2, forced=False):
     """Draws or scores a block of frames of one utterance, by blocks of L positions.

@@ -38,7 +38,7 @@ class Output(typing.NamedTuple):
 def scratch(network):
   """Working memory for one stream; not to be shared between threads."""
   units, hidden = len(network.inputs), len(network.coarse.project_bias)
-  channels = network.channels
+  channels, inputs = network.channels, network.inputs.shape[2]
 
   def numbers(*shape):
     return layout.aligned((*shape, LANES), np.float32)
@@ -46,9 +46,9 @@ def scratch(network):
   def activations(count):
     return lane_step.Activations(numbers(count), layout.aligned((count, LANES), np.int16))
   return lane_step.Scratch(
-      units, hidden, channels, activations(2 * units), activations(channels),
+      units, hidden, channels, inputs, activations(2 * units), activations(channels),
       activations(hidden), numbers(3, LANES), numbers(3 * units), numbers(units, 3, 2),
-      np.full(LANES, -2), numbers(2), numbers(3), numbers(), numbers(2), numbers(2),
+      np.full(LANES, -2), numbers(2), numbers(inputs), numbers(), numbers(2), numbers(2),
       numbers(LEVELS), numbers(LEVELS + LANES), numbers(2))
 
 
@@ -76,7 +76,8 @@ def run(network, memory, now, frames_FxG, context_LxSxC, times, options, codes_L
     now: which half of its states the last position is in.
     frames_FxG: float32 gate inputs at frame rate, G = 3 * H, gates u, r, e; the
       same for all calls with this memory.
-    context_LxSxC: float32 context of each lane's next positions.
+    context_LxSxC: float32 context of each lane's next positions, and behind it the
+      scaled bytes of the nearest samples.
     times: of these positions.
     options: random key and temperatures, of loop.py.
     codes_LxSx2: uint8 (coarse, fine), written, or read if forced.
@@ -109,11 +110,13 @@ def _run(network, memory, now, frames, context, times, key0, key1, coarse_temper
     lane_step.hear(net, s, unit)
     lane_step.half_step(net, s, now, 0)
     first = (1 - now) * s.units
-    lane_step.head_logits(net, net.coarse, net.coarse_context, s, first, unit)
+    lane_step.hear_coarse(net, s, unit)
+    lane_step.head_logits(net, net.coarse, s, first)
     coarse = _byte(s, 0, coarse_temperature, out, i)
-    store(s.signals, 2 * LANES, _signal(coarse))
+    store(s.signals, (s.inputs - 1) * LANES, _signal(coarse))
     lane_step.half_step(net, s, now, 1)
-    lane_step.head_logits(net, net.fine, net.fine_context, s, first + s.units // 2, unit)
+    lane_step.hear_nothing(s)
+    lane_step.head_logits(net, net.fine, s, first + s.units // 2)
     fine = _byte(s, 1, fine_temperature, out, i)
     store(s.signals, 0, _signal(coarse))
     store(s.signals, LANES, _signal(fine))
@@ -156,16 +159,19 @@ def _uniforms(s, key0, key1, time, lane):
 
 @numba.extending.register_jitable
 def _hear(net, s, seen, i, lanes):
-  """The context of a position; what its integers stand for in each lane."""
+  """The context of a position and its nearest bytes; what integers stand for in each lane."""
+  nearest = s.inputs - 3
   for lane in range(lanes):
-    start = (i * lanes + lane) * s.channels
+    start = (i * lanes + lane) * (s.channels + nearest)
     for channel in range(s.channels):
       simd.put(s.context.plain, channel * LANES + lane, simd.item(seen, start + channel))
+    for k in range(nearest):
+      simd.put(s.signals, (2 + k) * LANES + lane, simd.item(seen, start + s.channels + k))
   greatest = splat(0.0)
   for channel in range(s.channels):
     x = load(s.context.plain, channel * LANES)
     greatest = simd.maximum(greatest, simd.maximum(x, splat(0.0) - x))
-  matrices = net.gates, net.coarse_context, net.fine_context
+  matrices = net.gates, net.coarse_context
   return lane_step.quantise(matrices, s.context, s.channels, greatest, net.context_limit)
 
 

@@ -30,6 +30,7 @@ class Scratch(typing.NamedTuple):
   units: int             # H
   projection: int        # P
   channels: int          # C
+  inputs: int            # rows of `signals`
   h: Activations         # [2 * H], states before and after the sample
   context: Activations   # [C]
   hidden: Activations    # [P]
@@ -38,7 +39,7 @@ class Scratch(typing.NamedTuple):
   frames: np.ndarray     # float32 [H, 3, 2, 16], gate inputs of an even and an odd frame
   loaded: np.ndarray     # int64 [16], earlier of the two frames
   frame_terms: np.ndarray  # float32 [2, 16], weights of the even and of the odd frame
-  signals: np.ndarray    # float32 [3, 16], last coarse and fine byte and this coarse one, scaled
+  signals: np.ndarray    # float32 [inputs, 16], the terms of LaneNetwork.inputs
   live: np.ndarray       # float32 [16], 1: the lane draws
   uniforms: np.ndarray   # float32 [2, 16]
   codes: np.ndarray      # float32 [2, 16], bytes drawn
@@ -86,8 +87,8 @@ def quantise(matrices, x, count, greatest, limit):
 
 @register_jitable
 def _gate_input(net, s, unit, gate, signals):
-  """Two frames, last coarse, last fine and, in the fine half, current coarse byte."""
-  place, weight = (3 * unit + gate) * 2 * LANES, (3 * unit + gate) * 3
+  """Two frames and the first `signals` bytes; the last, c_t, is for the fine half."""
+  place, weight = (3 * unit + gate) * 2 * LANES, (3 * unit + gate) * s.inputs
   x = load(s.frames, place) * load(s.frame_terms, 0)
   x = fma(load(s.frames, place + LANES), load(s.frame_terms, LANES), x)
   for k in range(signals):
@@ -114,7 +115,7 @@ def half_step(net, s, now, half):
       row_dots(net.recurrent, h, 3 * block + gate, unit, simd.offset(s.tiles, gate * _TILE))
     for k in range(LANES):
       _unit(net, s, old, new, block * LANES + k, 3 * block * _TILE + k * LANES, k * LANES,
-            2 + half)
+            s.inputs - 1 + half)
 
 
 @register_jitable
@@ -143,12 +144,28 @@ def store_state(net, s, row, h):
 
 
 @register_jitable
-def head_logits(net, head, context, s, first, context_unit):
-  """s.logits from the state of unit `first` on and the context; the greatest to s.results."""
-  y, unit = operand(head.project, s.h, first), splat(np.float32(1) / net.limit)
-  seen, top = operand(context, s.context, 0), splat(0.0)
+def hear_coarse(net, s, unit):
+  """What the context adds to the hidden layer of the coarse byte."""
+  seen = operand(net.coarse_context, s.context, 0)
   for row in range(s.projection // LANES):
-    row_dots(context, seen, row, context_unit, simd.offset(s.hidden.plain, row * _TILE))
+    row_dots(net.coarse_context, seen, row, unit, simd.offset(s.hidden.plain, row * _TILE))
+
+
+@register_jitable
+def hear_nothing(s):
+  """The context adds nothing to the hidden layer of the fine byte."""
+  for row in range(s.projection):
+    store(s.hidden.plain, row * LANES, splat(0.0))
+
+
+@register_jitable
+def head_logits(net, head, s, first):
+  """s.logits from the state of unit `first` on, beside what the context has added to s.hidden.
+
+  The greatest logits go to s.results.
+  """
+  y, unit = operand(head.project, s.h, first), splat(np.float32(1) / net.limit)
+  top = splat(0.0)
   for row in range(s.projection // LANES):
     row_dots(head.project, y, row, unit, s.tiles)
     hidden = simd.offset(s.hidden.plain, row * _TILE)

@@ -37,7 +37,8 @@ class Weights:
     input: float32 [2, 3, H], weights of the previous coarse and fine byte.
     current: float32 [3, H/2], weights of c_t in the fine half.
     context: packed [3H, C], from the context of subscale lanes to the gates;
-      None without lanes. Then `project` is [P, H/2 + C].
+      None without lanes. Then O1 is [P, H/2 + C].
+    nearest: float32 [2K, 3, H], weights of the bytes of the K nearest samples.
   """
   recurrent: tuple[blocksparse.PackedMatrix, ...]
   project: tuple[blocksparse.PackedMatrix, ...]
@@ -47,6 +48,7 @@ class Weights:
   input: np.ndarray
   current: np.ndarray
   context: blocksparse.PackedMatrix | None = None
+  nearest: np.ndarray | None = None
 
 
 class Head(typing.NamedTuple):
@@ -75,9 +77,8 @@ class LaneNetwork(typing.NamedTuple):
   gates: typing.Any  # from the context, in the order of `recurrent`
   coarse: Head
   fine: Head
-  coarse_context: typing.Any  # from the context to the hidden layers
-  fine_context: typing.Any
-  inputs: np.ndarray  # float32 [H, 3, 3]: w_c, w_f and w_cf (0 in the coarse half) of a gate
+  coarse_context: typing.Any  # from the context to the hidden layer of the coarse byte
+  inputs: np.ndarray  # float32 [H, 3, 3 + 2K]: w_c, w_f, those of the K nearest samples, w_cf
   limit: float
   context_limit: float  # greatest int16 for the greatest input of a context
 
@@ -303,20 +304,20 @@ def build_lanes(weights):
   """
   _check_sizes(weights)
   units = weights.recurrent[0].shape[0]
-  inputs = np.zeros((units, 3, 3), np.float32)
-  inputs[..., :2] = weights.input.transpose(2, 1, 0)
-  inputs[units // 2:, :, 2] = weights.current.T
+  rows = np.concatenate([weights.input, weights.nearest, np.zeros((1, 3, units))])
+  rows[-1, :, units // 2:] = weights.current
   gates = [blocksparse.part(weights.context, slice(n, n + units))
            for n in range(0, 3 * units, units)]
-  projects = [[blocksparse.part(m, inputs=part) for m in weights.project]
-              for part in (slice(units // 2), slice(units // 2, None))]
-  of_state = dataclasses.replace(weights, project=tuple(projects[0]))
+  coarse, fine = weights.project
+  of_state = dataclasses.replace(
+      weights, project=(blocksparse.part(coarse, inputs=slice(units // 2)), fine))
+  of_context = blocksparse.part(coarse, inputs=slice(units // 2, None))
   return together(LaneNetwork(
       weights.context.shape[1], stream(*weights.recurrent, lanes=True), stream(*gates, lanes=True),
       _head(of_state, 0, lanes=True), _head(of_state, 1, lanes=True),
-      *(stream(m, lanes=True) for m in projects[1]), aligned_copy(inputs),
-      _limit(*weights.recurrent, *projects[0], lanes=True),
-      min(_limit(*gates, lanes=True), _limit(*projects[1], lanes=True))))
+      stream(of_context, lanes=True), aligned_copy(rows.transpose(2, 1, 0), np.float32),
+      _limit(*weights.recurrent, *of_state.project, lanes=True),
+      min(_limit(*gates, lanes=True), _limit(of_context, lanes=True))))
 
 
 def _check_sizes(weights):
@@ -325,7 +326,7 @@ def _check_sizes(weights):
     raise ValueError(f'{units} units; the CPU sampler needs a multiple of 32')
   half, projection = units // 2, weights.project[0].shape[0]
   context = 0 if weights.context is None else weights.context.shape[1]
-  expected = ([(units, units)] * 3 + [(projection, half + context)] * 2
+  expected = ([(units, units)] * 3 + [(projection, half + context), (projection, half)]
               + [(LEVELS, projection)] * 2 + [(3 * units, context)] * bool(context))
   matrices = [*weights.recurrent, *weights.project, *weights.logits]
   found = [m.shape for m in matrices + [weights.context] * bool(context)]
