@@ -99,7 +99,7 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str =
   result['baselines'] = evaluation.baseline_summary(train_set, held_out, config.mel.sample_rate)
   chosen = held_out[:config.evaluation.free_running]
   if chosen:
-    result['temperatures'] = temperatures
+    result['temperatures'] = list(temperatures)
     result['free_running'] = _free_running(sampler, chosen, config)
   if packed:
     return _print({'model': model, 'weights': packed.weights, **result})
