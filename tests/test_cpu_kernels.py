@@ -75,7 +75,7 @@ def test_int8_sums_are_exact():
 
 def test_limit_keeps_int32_sums_from_overflowing():
   dense = blocksparse.pack(np.ones((32, 2048)), (16, 1), 'int8')
-  limit = layout._limit(dense)
+  limit = layout.limit(dense)
   assert limit * 127 * 2048 < 2 ** 31 < (limit + 2) * 127 * 2048
   x = np.full(2048, limit, np.int16)
   y = layout.aligned(32, np.float32)

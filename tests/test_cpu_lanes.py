@@ -92,7 +92,7 @@ def test_integer_sums_of_long_rows_cannot_overflow(dtype, inputs, block):
   dense = (1 if dtype == 'int8' else np.exp2(rng.normal(0, 2, (16, inputs)))) * signs
   packed_matrix = blocksparse.pack(np.broadcast_to(dense, (16, inputs)), block, dtype)
   matrix, y = layout.stream(packed_matrix, lanes=True), layout.aligned((16, 16), np.float32)
-  limit = layout._limit(packed_matrix, lanes=True)
+  limit = layout.limit(packed_matrix, lanes=True)
   assert matrix.values.dtype == np.int16 and limit >= 4096
   x = np.repeat(np.int16(limit * signs)[:, None], 16, axis=1)
   lane_kernels.product(matrix, x, y, np.float32(1))

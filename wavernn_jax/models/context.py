@@ -16,7 +16,7 @@ too, would swing at each update. A sample is heard as its value and its level
 Further back than the network reaches (`past` positions) a lane is heard through
 the recurrent state, which has seen the context of all earlier positions.
 
-The K samples just before a lane's own, of the lanes before it at the same
+The samples just before a lane's own, those of the lanes before it at the same
 position, also reach its gates directly, as the plain model's previous sample
 does: with their bytes and that model's gain. They say most, and the fine byte is
 learnt from them; the network, which has no influence at first, adds the rest.
@@ -40,7 +40,6 @@ from wavernn_jax.models import wavernn
 GAIN = 16.0  # of a sample: speech lies within a few hundredths of [−1, 1] most of the time
 
 INPUTS = 2  # of the network for each sample that it hears
-NEAREST = 4  # K, but for models of fewer lanes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,16 +94,11 @@ class Context(nnx.Module):
     self.gates = nnx.Linear(channels, 3 * config.units, use_bias=False, rngs=rngs,
                             kernel_init=nnx.initializers.zeros)
     self.nearest = nnx.Param(nnx.initializers.normal(0.1)(
-        rngs.params(), (nearest(config), INPUTS, 3 * config.units)))
-
-
-def nearest(config: ModelConfig) -> int:
-  """K: samples before a lane's own that reach its gates directly."""
-  return min(NEAREST, config.lanes - 1)
+        rngs.params(), (config.lanes - 1, INPUTS, 3 * config.units)))
 
 
 def nearest_bytes(before, config: ModelConfig):
-  """Inputs IxSxBx2K of the gates, zero where a lane has not so many lanes before it.
+  """Inputs IxSxBx2K of the gates, K = S - 1, zero where a lane has not so many before it.
 
   Args:
     before: for k = 1 .. K scaled bytes IxS'xBx2, S' = S - k, of the samples k before

@@ -162,7 +162,7 @@ def context_block(params, state, skew: Skew, config: ModelConfig):
   seen, caches = context.block_features(params, state['caches'], heard_NxSxBxSx2, config)
   rows_LxS, lane = skew.write_rows(), np.arange(skew.lanes)
   before = [scaled(state['pcm'][rows_LxS[:, k:], lane[:-k]])
-            for k in range(1, 1 + context.nearest(config))]
+            for k in range(1, skew.lanes)]
   return seen, context.nearest_bytes(before, config), caches
 
 

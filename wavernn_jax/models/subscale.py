@@ -188,7 +188,7 @@ class Subscale(Lanes):
     seen = None
     if not self._alone:
       seen = context.features(params['context'], bytes_NxSxBx2.swapaxes(1, 2), self.config)
-      before = [current[:, :-k] for k in range(1, 1 + context.nearest(self.config))]
+      before = [current[:, :-k] for k in range(1, self.lanes)]
       x_IxSxBxH = context.add_gate_inputs(
           params['context'], x_IxSxBxH, seen, context.nearest_bytes(before, self.config),
           self.config)

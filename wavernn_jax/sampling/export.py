@@ -58,7 +58,7 @@ context_layers further ones, F32:
   context.pairs                    [K, S(S-1)/2, 2, D]  V: of lane s hearing lane z at
                                                       index s(s-1)/2 + z
   context.embedding                [S, D]             e
-  context.nearest                  [min(4, S-1), 2, 3H]  of the bytes of the samples 1, 2, ..
+  context.nearest                  [S-1, 2, 3H]       of the bytes of the samples 1, 2, ..
                                                       before, where a lane before has them
   context.layers.0..N-1.kernel     [3D, D]            A, inputs i - d, i, i + f
   context.layers.0..N-1.bias       [D]                a

@@ -9,8 +9,8 @@
   layout.py       packed matrices in the order in which a step reads them
   simd.py         vectors of 16 numbers in numba functions
 
-and for models of several lanes (§4) lane_engine.py, lane_loop.py, lane_step.py
-and lane_kernels.py, in which each weight that is read serves all lanes.
+and for models of several lanes (§4) lane_engine.py, lane_loop.py, lane_step.py,
+lane_layout.py and lane_kernels.py, in which each weight that is read serves all lanes.
 """
 
 from wavernn_jax.sampling.cpu.engine import Sampler, fits

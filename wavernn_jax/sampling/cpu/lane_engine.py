@@ -12,7 +12,7 @@ import numpy as np
 
 from wavernn_jax import audio, backend, models
 from wavernn_jax.models import skew
-from wavernn_jax.sampling.cpu import engine, lane_loop, layout
+from wavernn_jax.sampling.cpu import engine, lane_layout, lane_loop
 from wavernn_jax.sampling.export import Export
 
 _BATCH_AXES = {'index': 0, 'end': 0, 'h': 1, 'sample': 1, 'pcm': 2, 'caches': 2}
@@ -24,7 +24,7 @@ class LaneSampler(engine.Sampler):
   def _open(self, export: Export) -> None:
     self.model = models.build(export.config)
     self.model.check_block(self.block_frames * self.model.mel.hop)
-    self.network = layout.build_lanes(engine.weights(export))
+    self.network = lane_layout.build(engine.weights(export))
     self.schedule = skew.schedule(export.config.model)
     # The gates' kernel is the network's: it works at the rate of samples.
     self._context = {'context': {

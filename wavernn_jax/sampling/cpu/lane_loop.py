@@ -71,7 +71,7 @@ def run(network, memory, now, frames_FxG, context_LxSxC, times, options, codes_L
   """Draws, or scores, the next positions of all lanes.
 
   Args:
-    network: from `layout.build_lanes`.
+    network: from `lane_layout.build`.
     memory: from `scratch`, with a state.
     now: which half of its states the last position is in.
     frames_FxG: float32 gate inputs at frame rate, G = 3 * H, gates u, r, e; the

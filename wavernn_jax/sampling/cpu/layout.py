@@ -70,19 +70,6 @@ class Network(typing.NamedTuple):
   limit: float  # greatest int16 for a state of 1
 
 
-class LaneNetwork(typing.NamedTuple):
-  """The same for the lanes of a subscale model (§4)."""
-  channels: int  # C of the context
-  recurrent: typing.Any
-  gates: typing.Any  # from the context, in the order of `recurrent`
-  coarse: Head
-  fine: Head
-  coarse_context: typing.Any  # from the context to the hidden layer of the coarse byte
-  inputs: np.ndarray  # float32 [H, 3, 3 + 2K]: w_c, w_f, those of the K nearest samples, w_cf
-  limit: float
-  context_limit: float  # greatest int16 for the greatest input of a context
-
-
 def aligned(shape, dtype):
   """Zeros that start at a cache line."""
   count = int(np.prod(shape))
@@ -250,7 +237,7 @@ def _interleave_pairs(values, dtype):
   return aligned_copy(pairs).ravel()
 
 
-def _limit(*matrices, lanes=False):
+def limit(*matrices, lanes=False):
   """Greatest activation whose int32 sums with integer weights cannot overflow."""
   longest = max(int(np.diff(m.offsets.astype(np.int64)).max()) for m in matrices)
   if lanes:  # else a block of four inputs adds to four sums
@@ -261,13 +248,14 @@ def _limit(*matrices, lanes=False):
   return np.float32(min(greatest, np.iinfo(np.int16).max))
 
 
-def _head(weights, side, lanes=False):
+def head(weights, side, lanes=False):
+  """The output layer of the coarse (0) or of the fine (1) byte."""
   return Head(
       stream(weights.project[side], lanes=lanes),
       aligned_copy(weights.project_bias[side], np.float32),
       stream(weights.logits[side], lanes=lanes),
       aligned_copy(weights.logits_bias[side], np.float32),
-      _limit(weights.logits[side], lanes=lanes))
+      limit(weights.logits[side], lanes=lanes))
 
 
 def _input_table(weights, units, terms):
@@ -287,40 +275,17 @@ def build(weights):
   Raises:
     ValueError: units not a multiple of 32, or matrices that do not fit.
   """
-  _check_sizes(weights)
+  check_sizes(weights)
   half = weights.recurrent[0].shape[0] // 2
   return together(Network(
-      stream(*weights.recurrent), _head(weights, 0), _head(weights, 1),
+      stream(*weights.recurrent), head(weights, 0), head(weights, 1),
       _input_table(weights, slice(None, half), 4),
       _input_table(weights, slice(half, None), 5),
-      _limit(*weights.recurrent, *weights.project)))
+      limit(*weights.recurrent, *weights.project)))
 
 
-def build_lanes(weights):
-  """Lay out `Weights` for the lanes of a subscale model.
-
-  Raises:
-    ValueError: as `build`.
-  """
-  _check_sizes(weights)
-  units = weights.recurrent[0].shape[0]
-  rows = np.concatenate([weights.input, weights.nearest, np.zeros((1, 3, units))])
-  rows[-1, :, units // 2:] = weights.current
-  gates = [blocksparse.part(weights.context, slice(n, n + units))
-           for n in range(0, 3 * units, units)]
-  coarse, fine = weights.project
-  of_state = dataclasses.replace(
-      weights, project=(blocksparse.part(coarse, inputs=slice(units // 2)), fine))
-  of_context = blocksparse.part(coarse, inputs=slice(units // 2, None))
-  return together(LaneNetwork(
-      weights.context.shape[1], stream(*weights.recurrent, lanes=True), stream(*gates, lanes=True),
-      _head(of_state, 0, lanes=True), _head(of_state, 1, lanes=True),
-      stream(of_context, lanes=True), aligned_copy(rows.transpose(2, 1, 0), np.float32),
-      _limit(*weights.recurrent, *of_state.project, lanes=True),
-      min(_limit(*gates, lanes=True), _limit(of_context, lanes=True))))
-
-
-def _check_sizes(weights):
+def check_sizes(weights):
+  """Raises ValueError: units not a multiple of 32, or matrices that do not fit."""
   units = weights.recurrent[0].shape[0]
   if units % (2 * LANES):
     raise ValueError(f'{units} units; the CPU sampler needs a multiple of 32')
