@@ -113,7 +113,7 @@ def test_a_fused_run_goes_on_is_evaluated_exported_and_heard(corpus, tiny_config
   config.data, config.mel, config.evaluation = (
       tiny_config.data, tiny_config.mel, tiny_config.evaluation)
   config.train.crop, config.train.log_every, config.train.eval_every = 200, 1, STEPS
-  config.train.steps, config.evaluation.free_running = STEPS, 1
+  config.train.steps, config.evaluation.free_running, config.evaluation.synthesize = STEPS, 1, 0
   torn, whole = tmp_path / 'torn', tmp_path / 'whole'
   _train_until_stopped(config, torn)
   for run in (torn, whole):
