@@ -208,17 +208,10 @@ def _byte(s, side, temperature, out, i):
 _loop = numba.njit(**loop.OPTIONS)(_run)
 
 
-def _of(sources):
-
-  def cached_lanes(network, memory, now, frames, context, times, key0, key1,
-                   coarse_temperature, fine_temperature, output):
-    if sources >= 0:
-      return _loop(network, memory, now, frames, context, times, key0, key1,
-                   coarse_temperature, fine_temperature, output)
-    return now
-  return cached_lanes
+def _cached_run(network, memory, now, frames, context, times, key0, key1,
+                coarse_temperature, fine_temperature, output):
+  return _loop(network, memory, now, frames, context, times, key0, key1, coarse_temperature,
+               fine_temperature, output)
 
 
-_cached = loop.cached(_of(loop.fingerprint(
-    'simd.py', 'simd_math.py', 'random.py', 'kernels.py', 'step.py', 'lane_kernels.py',
-    'lane_step.py', 'lane_loop.py')))
+_cached = loop.cached(_cached_run)

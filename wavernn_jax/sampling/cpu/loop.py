@@ -219,18 +219,15 @@ def _byte(head, limit, s, now, side, word, temperature, out, place):
   return code
 
 
-def fingerprint(*names):
-  """A checksum of files of this folder, whose code is compiled into one function."""
-  folder = pathlib.Path(__file__).parent
-  return zlib.crc32(b''.join((folder / name).read_bytes() for name in names))
-
-
 def cached(function):
-  """The function compiled, cached on disk for as long as what it closes over stays the same.
+  """The function compiled, cached on disk for as long as this folder's code stays the same.
 
-  To see whether a cached function is stale numba looks at its own file and at
-  the values that it closes over, here a `fingerprint`; not at what it calls.
+  To see whether what it has cached is stale numba looks at the function's own file,
+  not at what it calls, and only after it has opened the cache, which fails where a
+  type has gone. So the checksum of all the code is part of the name it is cached by.
   """
+  code = b''.join(p.read_bytes() for p in sorted(pathlib.Path(__file__).parent.glob('*.py')))
+  function.__qualname__ += f'_{zlib.crc32(code):08x}'
   try:
     return numba.njit(cache=True, **OPTIONS)(function)
   except RuntimeError:  # neither the package nor the home folder is writable
@@ -240,17 +237,10 @@ def cached(function):
 _loop = numba.njit(**OPTIONS)(_run)
 
 
-def _of(sources):
-
-  def cached_run(network, memory, frames, hop, position, coarse, fine, index,
-                 key0, key1, coarse_temperature, fine_temperature, codes,
-                 forced, nats, logits):
-    if sources >= 0:
-      _loop(network, memory, frames, hop, position, coarse, fine, index, key0,
-            key1, coarse_temperature, fine_temperature, codes, forced, nats,
-            logits)
-  return cached_run
+def _cached_run(network, memory, frames, hop, position, coarse, fine, index, key0, key1,
+                coarse_temperature, fine_temperature, codes, forced, nats, logits):
+  _loop(network, memory, frames, hop, position, coarse, fine, index, key0, key1,
+        coarse_temperature, fine_temperature, codes, forced, nats, logits)
 
 
-run = cached(_of(fingerprint(
-    'simd.py', 'simd_math.py', 'random.py', 'kernels.py', 'step.py', 'loop.py')))
+run = cached(_cached_run)
