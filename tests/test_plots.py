@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.plots import sparse_vs_dense, study
+from experiments.plots import sparse_vs_dense, study, subscale
 from experiments.sweeps import sweep
 
 
@@ -58,3 +58,37 @@ def test_a_cell_without_its_dense_model_has_no_difference(tmp_path):
   cells = study.read_cells(path, sparse_vs_dense.key)
   assert sparse_vs_dense.table(cells).splitlines()[-1].endswith('| 5.750 |  |')
   assert sparse_vs_dense.figure(cells).axes
+
+
+@pytest.fixture
+def ablation(tmp_path):
+  path = tmp_path / 'runs.csv'
+  common = {'parameters': 1000, 'nll_coarse': 1.0, 'nll_fine': 5.0, 'latency_seconds': 0.5,
+            'log_mel_l1': 1.0}
+  for name, nll, kind, lanes, horizon, by_lane, speed in (
+      ('plain', (6.0, 6.0), 'wavernn', 1, 0, '', 10),
+      ('two', (6.1, 6.1), 'subscale', 2, 8, '6.5 5.7', 20),
+      ('four', (6.2, 6.2), 'subscale', 4, 8, '6.8 6.4 6.0 5.6', 40),
+      ('near', (6.4, 6.4), 'subscale', 4, 0, '7.0 6.5 6.2 5.9', 41),
+      ('fused', (6.05, 6.05), 'fused', 2, 2, '6.2 5.9', 18)):
+    _add(path, name, nll, kind=kind, lanes=lanes, horizon=horizon, nll_lanes=by_lane,
+         samples_per_second=speed, **common)
+  return study.read_cells(path, subscale.key)
+
+
+def test_ablation_s_panels_have_its_runs_against_lanes_horizon_and_speed(ablation):
+  drawn = [{(float(x), round(float(y), 6)) for bars in panel.containers
+            for x, y in zip(*bars.lines[0].get_data(), strict=True)}
+           for panel in subscale.figure(ablation).axes]
+  assert drawn[0] == {(1, 6.0), (2, 6.1), (4, 6.2), (2, 6.05)}
+  assert drawn[1] == {(0, 6.4), (8, 6.2)}
+  assert drawn[2] == {(10, 6.0), (20, 6.1), (40, 6.2), (41, 6.4), (18, 6.05)}
+
+
+def test_ablation_s_table_and_lanes(ablation):
+  lines = subscale.table(ablation).splitlines()
+  assert len(lines) == 2 + 5 and '+0.200 [+0.200, +0.200]' in lines[5]
+  assert '| 6.000 |  |' in lines[2]
+  (panel,) = subscale.lane_figure(ablation).axes
+  assert [list(line.get_ydata()) for line in panel.lines][-2:] == [
+      [6.8, 6.4, 6.0, 5.6], [6.0, 6.0]]

@@ -54,11 +54,7 @@ def _points(panel, cells, names, label, style):
   if not names:
     return
   nll = [cells[n].nll for n in names]
-  bars = []
-  for name in names:
-    reference = dense_of(cells, name)
-    gap, low, high = (study.difference(cells[name], reference) if reference else (0, 0, 0))
-    bars.append((max(0.0, gap - low), max(0.0, high - gap)))
+  bars = [study.interval_bar(cells[name], dense_of(cells, name)) for name in names]
   panel.errorbar([n[2] for n in names], nll, yerr=list(zip(*bars, strict=True)), fmt=style,
                  capsize=3, label=label)
 

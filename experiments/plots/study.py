@@ -71,6 +71,12 @@ def difference(cell: Cell, reference: Cell) -> tuple[float, float, float]:
   return float(nats_U.sum() / cell.samples_U.sum()), low, high
 
 
+def interval_bar(cell: Cell, reference: Cell | None) -> tuple[float, float]:
+  """How far the interval of `difference` reaches below and above it; none without reference."""
+  gap, low, high = difference(cell, reference) if reference else (0.0, 0.0, 0.0)
+  return max(0.0, gap - low), max(0.0, high - gap)
+
+
 def markdown(header: list[str], rows: list[list]) -> str:
   """A table; every row has the header's columns."""
   lines = [header, ['---'] * len(header), *rows]

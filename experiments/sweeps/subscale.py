@@ -8,7 +8,7 @@ is the fused model of two lanes (§4.4), which has no context network. A row has
 the held-out NLL with its interval and by lane, the free-running metrics, and
 the speed of the scan sampler for one utterance: `samples_per_second` once all
 lanes run, and `latency_seconds`, the audio whose mel must be known before its
-first sample comes. Rows go to experiments/results/subscale.csv; finished ones
+first sample comes. Rows go to experiments/results/subscale/runs.csv; finished ones
 are skipped and a stopped run goes on, so the command may be repeated at will.
 """
 
@@ -26,7 +26,7 @@ from wavernn_jax.training import checkpoints
 _DATA = flags.DEFINE_string('data_dir', None, 'Corpus with train, valid and test.')
 _WORKDIR = flags.DEFINE_string('workdir', 'runs/subscale', 'Folder of the runs.')
 _RESULTS = flags.DEFINE_string('results', str(
-    pathlib.Path(__file__).parent.parent / 'results' / 'subscale.csv'), 'CSV.')
+    pathlib.Path(__file__).parent.parent / 'results' / 'subscale' / 'runs.csv'), 'CSV.')
 _GRID = flags.DEFINE_list(
     'grid', ['1x0', '16x64', 'fused2x2', '4x64', '16x0', '8x64', '2x64', '16x8', '16x32'],
     'Lanes x horizon of each run, after `fused` if it is a fused model.')
