@@ -32,7 +32,7 @@ def figure(cells: dict):
   """One panel a training length: a line a budget, and the other blocks as marks."""
   lengths = sorted({name[0] for name in cells})
   result = pictures.new_figure(5 * len(lengths), 4)
-  panels = result.subplots(1, len(lengths), squeeze=False, sharey=True)[0]
+  panels = result.subplots(1, len(lengths), squeeze=False, sharex=True, sharey=True)[0]
   for panel, updates in zip(panels, lengths, strict=True):
     for budget in sorted({name[1] for name in cells if name[0] == updates}):
       line = sorted((n for n in cells if n[:2] == (updates, budget)
