@@ -12,7 +12,8 @@ a lane's own correction, e the lane embedding; no weight is ever masked away.
 The distance divides because the nearest samples say most, and because under
 Adam all weights move alike: without it the sum over all samples, which are alike
 too, would swing at each update. A sample is heard as its value and its level
-(`hear`); the residual path carries x_0, linear in both, to gates and outputs.
+(`hear`); the residual path carries x_0, linear in both, to the gates and the coarse
+output layer.
 Further back than the network reaches (`past` positions) a lane is heard through
 the recurrent state, which has seen the context of all earlier positions.
 
