@@ -1,6 +1,6 @@
 """What lanes could gain and lose: entropies of a Gaussian process with speech's spectra (§4).
 
-    python -m experiments.benchmarks.lane_entropies --data_dir=DIR
+    python -m experiments.benchmarks.lane_entropies --speech=DIR
 
 For random windows of held-out speech, the differential entropy of each sample
 given those drawn before it, in the plain order and with the window folded into
@@ -18,7 +18,7 @@ import scipy.linalg
 
 from wavernn_jax import config as config_lib, corpus
 
-_DATA = flags.DEFINE_string('data_dir', None, 'Corpus with train, valid and test.')
+_DATA = flags.DEFINE_string('speech', None, 'Corpus with train, valid and test.')
 _LANES = flags.DEFINE_integer('lanes', 16, 'S.')
 _WINDOW = flags.DEFINE_integer('window', 1024, 'Samples.')
 _WINDOWS = flags.DEFINE_integer('windows', 200, 'How many.')
@@ -68,5 +68,5 @@ def main(_):
 
 
 if __name__ == '__main__':
-  flags.mark_flag_as_required('data_dir')
+  flags.mark_flag_as_required('speech')
   app.run(main)
