@@ -178,3 +178,31 @@ def _for_arm(code: str) -> str:
   module.data_layout = str(machine.target_data)
   module.verify()
   return machine.emit_assembly(module)
+
+
+_TYPES = """
+import sys
+import numpy as np
+from wavernn_jax.sampling.cpu import loop
+
+
+def total(x):
+  return x.sum() + len(x)
+
+
+total = loop.cached(total)
+print(float(total(np.full(3, 0.25, sys.argv[1]))), sum(total.stats.cache_hits.values()))
+"""
+
+
+def test_processes_that_compile_at_once_do_not_load_each_other_s_code(tmp_path):
+  script = tmp_path / 'total.py'
+  script.write_text(_TYPES)
+  environment = os.environ | {'NUMBA_CACHE_DIR': str(tmp_path / 'cache'), 'PYTHONPATH': str(ROOT)}
+  for hits in '0', '1':
+    at_once = [subprocess.Popen([sys.executable, script, kind], env=environment, text=True,
+                                stdout=subprocess.PIPE) for kind in ('f4', 'f8', 'i4', 'u2')]
+    found = [process.communicate()[0].split() for process in at_once]
+    assert [f[1] for f in found] == [hits] * 4
+    assert [f[0] for f in found] == ['3.75', '3.75', '3.0', '3.0']
+  assert len(list((tmp_path / 'cache').rglob('*.nbc'))) == 4

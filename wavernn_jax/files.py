@@ -51,6 +51,16 @@ def lock(path, problem: str):
     yield
 
 
+@contextlib.contextmanager
+def turn(path):
+  """Waits until no other process is in its turn; without a lock where none can be written."""
+  with contextlib.ExitStack() as stack:
+    with contextlib.suppress(OSError):
+      file = stack.enter_context(open(path, 'a'))
+      fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
 def write_text(path, text: str) -> None:
   """Writes a whole text file under its name at once."""
   with replacing(path) as file:

@@ -7,12 +7,16 @@ frame, shorter than one analysis window) is NaN, and `average` makes it null.
 """
 
 from collections.abc import Iterable
+import functools
 import math
+import os
+import pathlib
+import tempfile
 
 import librosa
 import numpy as np
 
-from wavernn_jax import audio
+from wavernn_jax import audio, files
 from wavernn_jax.config import MelConfig
 
 # (n_fft, hop, window) in samples, at every sample rate, as Parallel WaveGAN has them.
@@ -82,6 +86,21 @@ def _pitch(pcm_T: np.ndarray, sample_rate: int, hop: int) -> np.ndarray:
   frame_length = math.ceil(F0_PERIODS * sample_rate / F0_MIN)
   if len(pcm_T) < frame_length:
     return np.zeros(0)
+  _compile_pyin()
+  return _pyin(pcm_T, sample_rate, frame_length, hop)
+
+
+@functools.cache
+def _compile_pyin():
+  """The first call in turn: librosa compiles for it, and numba's cache is not made for two.
+
+  Processes that fill it at once may load each other's code and crash.
+  """
+  with files.turn(pathlib.Path(tempfile.gettempdir()) / f'wavernn-pyin-{os.getuid()}.lock'):
+    _pyin(np.zeros(2048, np.int16), 8_000, 1024, 256)
+
+
+def _pyin(pcm_T, sample_rate: int, frame_length: int, hop: int):
   f0_F, _, _ = librosa.pyin(
       _waveform(pcm_T), fmin=F0_MIN, fmax=F0_MAX, sr=sample_rate,
       frame_length=frame_length, hop_length=hop)

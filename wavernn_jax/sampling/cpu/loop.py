@@ -13,6 +13,7 @@ import zlib
 import numba
 import numpy as np
 
+from wavernn_jax import files
 from wavernn_jax.sampling.cpu import layout, random, simd, step
 from wavernn_jax.sampling.cpu.simd import splat
 
@@ -229,9 +230,25 @@ def cached(function):
   code = b''.join(p.read_bytes() for p in sorted(pathlib.Path(__file__).parent.glob('*.py')))
   function.__qualname__ += f'_{zlib.crc32(code):08x}'
   try:
-    return numba.njit(cache=True, **OPTIONS)(function)
+    compiled = numba.njit(cache=True, **OPTIONS)(function)
   except RuntimeError:  # neither the package nor the home folder is writable
     return numba.njit(**OPTIONS)(function)
+  _take_turns(compiled._cache._cache_file)
+  return compiled
+
+
+def _take_turns(cache_file):
+  """Lets one process at a time read or write a cache.
+
+  numba looks for a free file name and takes it in two steps: of two processes that
+  compile for different types at once each could load what the other has compiled.
+  """
+  def in_turn(method):
+    def call(*args):
+      with files.turn(pathlib.Path(cache_file._cache_path) / f'.{cache_file._index_name}.lock'):
+        return method(*args)
+    return call
+  cache_file.load, cache_file.save = in_turn(cache_file.load), in_turn(cache_file.save)
 
 
 _loop = numba.njit(**OPTIONS)(_run)
