@@ -7,7 +7,7 @@ import numpy as np
 
 from wavernn_jax import models, pruning
 from wavernn_jax.config import Config, MelConfig, ModelConfig
-from wavernn_jax.models import context, fused
+from wavernn_jax.models import context, fused, wavernn
 from wavernn_jax.sampling import blocksparse
 from wavernn_jax.sampling.cpu import layout
 
@@ -52,6 +52,23 @@ def _parameters(model, rng, outputs, dtype):
     params[name] = (heard * (2 / np.array(fused.GAINS, dtype)[:, None])).reshape(
         params[name].shape)
   return params
+
+
+def assert_loss_is_the_mean_of_nats(model, params, state, pcm, mel, burn_in):
+  """Value and gradients, of float64 parameters, over the samples after the burn-in."""
+  def mean(params):
+    found, _ = model.nats(params, state, pcm, mel)
+    return sum((i + 1) * found[b][:, burn_in:].mean() for i, b in enumerate(wavernn.BYTES))
+
+  def loss(params):
+    found = model.loss(params, state, pcm, mel, burn_in)
+    return sum((i + 1) * found[b] for i, b in enumerate(wavernn.BYTES))
+
+  plain, fast = (jax.jit(jax.value_and_grad(f))(params) for f in (mean, loss))
+  for (path, expected), found in zip(jax.tree.leaves_with_path(plain), jax.tree.leaves(fast),
+                                     strict=True):
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9 * np.abs(expected).max(),
+                               err_msg=jax.tree_util.keystr(path))
 
 
 def weights(units=64, projection=32, density=0.3, dtype='float32',

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_models
 from random_models import FUSED_MEL as MEL, build_fused as build, parameters
 
 from wavernn_jax import audio, draw, likelihood, pruning
 from wavernn_jax.config import PruningConfig
 from wavernn_jax.errors import InputError
-from wavernn_jax.models import conditioning, fused, skew, wavernn
+from wavernn_jax.models import conditioning, fused, skew
 from wavernn_jax.sampling import pallas, scan
 
 FRAMES, BLOCK = 7, 2
@@ -176,17 +177,7 @@ def test_loss_and_gradients_are_those_of_the_mean_of_nats_after_the_burn_in():
     params = parameters(model, dtype=np.float64)
     pcm, mel = speech(model, 27, dtype=np.float64)
     state = model.initial_state(2) | {'h': np.full((2, 16), 0.3)}
-    def mean(params):
-      found, _ = model.nats(params, state, pcm, mel)
-      return sum((i + 1) * found[b][:, burn_in:].mean() for i, b in enumerate(wavernn.BYTES))
-    def loss(params):
-      found = model.loss(params, state, pcm, mel, burn_in)
-      return sum((i + 1) * found[b] for i, b in enumerate(wavernn.BYTES))
-    plain, fast = (jax.jit(jax.value_and_grad(f))(params) for f in (mean, loss))
-  for (path, expected), found in zip(jax.tree.leaves_with_path(plain), jax.tree.leaves(fast),
-                                     strict=True):
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9 * np.abs(expected).max(),
-                               err_msg=jax.tree_util.keystr(path))
+    random_models.assert_loss_is_the_mean_of_nats(model, params, state, pcm, mel, burn_in)
 
 
 def test_input_noise_reaches_what_hears_the_sample():

@@ -222,17 +222,7 @@ def test_loss_and_gradients_are_those_of_the_mean_of_nats_after_the_burn_in(burn
     params = parameters(model, dtype=np.float64)
     pcm, mel = speech(model, 19, dtype=np.float64)
     state = model.initial_state(2) | {'h': np.full((4, 2, 8), 0.3)}
-    def mean(params):
-      found, _ = model.nats(params, state, pcm, mel)
-      return sum((i + 1) * found[b][:, burn_in:].mean() for i, b in enumerate(wavernn.BYTES))
-    def loss(params):
-      found = model.loss(params, state, pcm, mel, burn_in)
-      return sum((i + 1) * found[b] for i, b in enumerate(wavernn.BYTES))
-    plain, fast = (jax.jit(jax.value_and_grad(f))(params) for f in (mean, loss))
-  for (path, expected), found in zip(jax.tree.leaves_with_path(plain), jax.tree.leaves(fast),
-                                     strict=True):
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9 * np.abs(expected).max(),
-                               err_msg=jax.tree_util.keystr(path))
+    random_models.assert_loss_is_the_mean_of_nats(model, params, state, pcm, mel, burn_in)
 
 
 def test_input_noise_of_a_sample_is_that_of_its_own_lane():

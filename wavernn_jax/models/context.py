@@ -98,15 +98,14 @@ class Context(nnx.Module):
         rngs.params(), (config.lanes - 1, INPUTS, 3 * config.units)))
 
 
-def nearest_bytes(before, config: ModelConfig):
+def nearest_bytes(before):
   """Inputs IxSxBx2K of the gates, K = S - 1, zero where a lane has not so many before it.
 
   Args:
     before: for k = 1 .. K scaled bytes IxS'xBx2, S' = S - k, of the samples k before
       those of the lanes from k on.
-    config: of the model.
   """
-  padded = [jnp.pad(b, ((0, 0), (config.lanes - b.shape[1], 0), (0, 0), (0, 0))) for b in before]
+  padded = [jnp.pad(b, ((0, 0), (k, 0), (0, 0), (0, 0))) for k, b in enumerate(before, start=1)]
   return jnp.concatenate(padded, axis=-1)
 
 

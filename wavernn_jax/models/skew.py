@@ -163,7 +163,7 @@ def context_block(params, state, skew: Skew, config: ModelConfig):
   rows_LxS, lane = skew.write_rows(), np.arange(skew.lanes)
   before = [scaled(state['pcm'][rows_LxS[:, k:], lane[:-k]])
             for k in range(1, skew.lanes)]
-  return seen, context.nearest_bytes(before, config), caches
+  return seen, context.nearest_bytes(before), caches
 
 
 def with_silence(params, state, config: ModelConfig):

@@ -190,8 +190,7 @@ class Subscale(Lanes):
       seen = context.features(params['context'], bytes_NxSxBx2.swapaxes(1, 2), self.config)
       before = [current[:, :-k] for k in range(1, self.lanes)]
       x_IxSxBxH = context.add_gate_inputs(
-          params['context'], x_IxSxBxH, seen, context.nearest_bytes(before, self.config),
-          self.config)
+          params['context'], x_IxSxBxH, seen, context.nearest_bytes(before), self.config)
     h_SxBxH = h_SxBxH.astype(x_IxSxBxH[0].dtype)
     return cell.scan(self.rnn.recurrent(params), x_IxSxBxH, h_SxBxH), seen
 
