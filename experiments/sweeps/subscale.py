@@ -64,7 +64,9 @@ def runs():
     fused = cell.startswith('fused')
     lanes, horizon = (int(n) for n in cell.removeprefix('fused').split('x'))
     kind = 'fused' if fused else 'subscale' if lanes > 1 else 'wavernn'
-    yield sweep.Run(f'{"fused_" * fused}lanes{lanes}_horizon{horizon}_s{_SEED.value}',
+    name = (f'{"fused_" * fused}lanes{lanes}_horizon{horizon}'
+            f'_u{_UPDATES.value}_s{_SEED.value}')
+    yield sweep.Run(name,
                     {'kind': kind, 'lanes': lanes, 'horizon': horizon},
                     configuration(kind, lanes, horizon))
 
