@@ -64,7 +64,7 @@ def test_a_cell_without_its_dense_model_has_no_difference(tmp_path):
 def ablation(tmp_path):
   path = tmp_path / 'runs.csv'
   common = {'parameters': 1000, 'nll_coarse': 1.0, 'nll_fine': 5.0, 'latency_seconds': 0.5,
-            'log_mel_l1': 1.0}
+            'log_mel_l1': 1.0, 'updates': 10}
   for name, nll, kind, lanes, horizon, by_lane, speed in (
       ('plain', (6.0, 6.0), 'wavernn', 1, 0, '', 10),
       ('two', (6.1, 6.1), 'subscale', 2, 8, '6.5 5.7', 20),
@@ -73,6 +73,10 @@ def ablation(tmp_path):
       ('fused', (6.05, 6.05), 'fused', 2, 2, '6.2 5.9', 18)):
     _add(path, name, nll, kind=kind, lanes=lanes, horizon=horizon, nll_lanes=by_lane,
          samples_per_second=speed, **common)
+  for name, nll, kind, lanes in (('plain20', (5.5, 5.5), 'wavernn', 1),
+                                 ('four20', (5.8, 5.8), 'subscale', 4)):
+    _add(path, name, nll, kind=kind, lanes=lanes, horizon=8 * (lanes > 1), samples_per_second=9,
+         nll_lanes='6.1 6.0 5.7 5.4' if lanes > 1 else '', **common | {'updates': 20})
   return study.read_cells(path, subscale.key)
 
 
@@ -80,15 +84,16 @@ def test_ablation_s_panels_have_its_runs_against_lanes_horizon_and_speed(ablatio
   drawn = [{(float(x), round(float(y), 6)) for bars in panel.containers
             for x, y in zip(*bars.lines[0].get_data(), strict=True)}
            for panel in subscale.figure(ablation).axes]
-  assert drawn[0] == {(1, 6.0), (2, 6.1), (4, 6.2), (2, 6.05)}
-  assert drawn[1] == {(0, 6.4), (8, 6.2)}
-  assert drawn[2] == {(10, 6.0), (20, 6.1), (40, 6.2), (41, 6.4), (18, 6.05)}
+  assert drawn[0] == {(1, 6.0), (2, 6.1), (4, 6.2), (2, 6.05), (1, 5.5), (4, 5.8)}
+  assert drawn[1] == {(0, 6.4), (8, 6.2), (8, 5.8)}
+  assert drawn[2] == {(10, 6.0), (20, 6.1), (40, 6.2), (41, 6.4), (18, 6.05), (9, 5.5), (9, 5.8)}
 
 
-def test_ablation_s_table_and_lanes(ablation):
+def test_ablation_s_table_and_lanes_compare_runs_of_one_length(ablation):
   lines = subscale.table(ablation).splitlines()
-  assert len(lines) == 2 + 5 and '+0.200 [+0.200, +0.200]' in lines[5]
-  assert '| 6.000 |  |' in lines[2]
+  assert len(lines) == 2 + 7 and '+0.200 [+0.200, +0.200]' in lines[5]
+  assert '| 6.000 |  |' in lines[2] and '+0.300 [+0.300, +0.300]' in lines[-1]
   (panel,) = subscale.lane_figure(ablation).axes
-  assert [list(line.get_ydata()) for line in panel.lines][-2:] == [
-      [6.8, 6.4, 6.0, 5.6], [6.0, 6.0]]
+  *_, last, zero = panel.lines
+  np.testing.assert_allclose(last.get_ydata(), [0.6, 0.5, 0.2, -0.1])
+  assert not any(zero.get_ydata())
