@@ -6,17 +6,21 @@
     python launch.py --mode=train --config=experiments/configs/pretrained.py \
         --config.init_from=DENSE --config.data.dir=DIR --workdir=PRUNED
     python launch.py --mode=train --config=experiments/configs/pretrained.py:longer \
-        --config.init_from=PRUNED --config.data.dir=DIR --workdir=RUN
+        --config.init_from=PRUNED --config.data.dir=DIR --workdir=LONGER
+    python launch.py --mode=train --config=experiments/configs/pretrained.py:voices \
+        --config.init_from=LONGER --config.data.dir=VOICES --workdir=RUN
     python launch.py --mode=export --workdir=RUN --weights=bfloat16 \
         --output=wavernn_jax/pretrained/sparse192.safetensors
 
 `DIR` holds the utterances of kathleen24 and of DEMO together, split by split;
 FILE has kathleen24's first training sentences, a line each: 240 of them for
-`sparse192`, 760 for `longer`. Variants: `sparse192`, `longer`, `tiny`.
+`sparse192`, 760 for `longer`. VOICES holds DEMO and every sixth training utterance of
+kathleen24. Variants: `sparse192`, `longer`, `voices`, `tiny`.
 
 It goes on from a dense run, prunes it, and sees longer crops: what is hardest
 to learn is to keep a period of pitch, some 120 samples, in the state. `longer`
-keeps what was pruned and starts the learning rate again.
+keeps what was pruned and starts the learning rate again; `voices` hears the demo's
+voices most of the time, in more and smaller updates.
 """
 
 from experiments.configs import dense
@@ -41,6 +45,10 @@ def get_config(variant: str = 'sparse192') -> config.Config:
     result.train.steps, result.train.eval_every = 7_000, 3_500
     result.evaluation.max_valid_utterances = 8
     return result
+  if variant == 'voices':
+    result = get_config('longer')
+    result.train.steps, result.train.batch, result.train.eval_every = 16_000, 4, 4_000
+    return result
   if variant == 'tiny':
     result = dense.get_config('tiny')
     result.model.units = result.model.projection = 32
@@ -48,4 +56,5 @@ def get_config(variant: str = 'sparse192') -> config.Config:
                                           conditioning=0.5, start=2, steps=10, interval=2)
     return result
   raise InputError(
-      f'pretrained.py: variant {variant!r} is unknown; expected sparse192, longer or tiny.')
+      f'pretrained.py: variant {variant!r} is unknown; expected sparse192, longer, voices or '
+      'tiny.')
