@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from wavernn_jax import config as config_lib
+from wavernn_jax import config as config_lib, config_rules
 from wavernn_jax.errors import InputError
 
 
@@ -76,7 +76,7 @@ def test_differences_name_the_field_and_both_values():
 def test_an_impossible_value_is_named_with_its_flag(field, value):
   flag = '--config.' + field.replace('__', '.')
   with pytest.raises(InputError) as error:
-    config_lib.check(_changed(**{field: value}))
+    config_rules.check(_changed(**{field: value}))
   assert f'{flag}: found {value!r}' in str(error.value)
 
 
@@ -84,7 +84,7 @@ SUBSCALE = {'model__kind': 'subscale', 'model__lanes': 16, 'model__horizon': 32}
 
 
 def test_the_fields_of_a_subscale_model_are_possible():
-  config_lib.check(_changed(**SUBSCALE))
+  config_rules.check(_changed(**SUBSCALE))
 
 
 @pytest.mark.parametrize('changes, message', [
@@ -103,7 +103,7 @@ def test_the_fields_of_a_subscale_model_are_possible():
     ({'mel__hop': 299}, 'model.context_block: found 50.*mel.hop = 299')])
 def test_an_impossible_subscale_model_is_named_with_what_to_change(changes, message):
   with pytest.raises(InputError, match=message):
-    config_lib.check(_changed(**SUBSCALE | changes))
+    config_rules.check(_changed(**SUBSCALE | changes))
 
 
 FUSED = {'model__kind': 'fused', 'model__lanes': 2, 'model__horizon': 2}
@@ -111,7 +111,7 @@ FUSED = {'model__kind': 'fused', 'model__lanes': 2, 'model__horizon': 2}
 
 @pytest.mark.parametrize('lanes, horizon', [(1, 0), (2, 2), (2, 74), (4, 2), (8, 1)])
 def test_the_fields_of_a_fused_model_are_possible(lanes, horizon):
-  config_lib.check(_changed(**FUSED | {'model__lanes': lanes, 'model__horizon': horizon}))
+  config_rules.check(_changed(**FUSED | {'model__lanes': lanes, 'model__horizon': horizon}))
 
 
 @pytest.mark.parametrize('changes, message', [
@@ -127,7 +127,7 @@ def test_the_fields_of_a_fused_model_are_possible(lanes, horizon):
      'evaluation.block_frames: found 3, expected a number of frames of 301 samples')])
 def test_an_impossible_fused_model_is_named_with_what_to_change(changes, message):
   with pytest.raises(InputError, match=message):
-    config_lib.check(_changed(**FUSED | changes))
+    config_rules.check(_changed(**FUSED | changes))
 
 
 def test_a_run_of_before_there_were_kinds_is_a_plain_model():
@@ -135,14 +135,14 @@ def test_a_run_of_before_there_were_kinds_is_a_plain_model():
   for field in ('kind', 'lanes', 'horizon', *(f for f in tree['model'] if 'context' in f)):
     del tree['model'][field]
   assert config_lib.from_dict(tree).model.kind == 'wavernn'
-  config_lib.check(config_lib.from_dict(tree))
+  config_rules.check(config_lib.from_dict(tree))
 
 
 def test_all_impossible_values_are_reported_together():
   with pytest.raises(InputError) as error:
-    config_lib.check(_changed(model__units=7, train__batch=0, data__mels='x'))
+    config_rules.check(_changed(model__units=7, train__batch=0, data__mels='x'))
   assert len(str(error.value).splitlines()) == 3
 
 
 def test_defaults_are_possible():
-  config_lib.check(config_lib.Config())
+  config_rules.check(config_lib.Config())

@@ -8,7 +8,7 @@ import json
 
 import numpy as np
 
-from wavernn_jax import audio, config as config_lib
+from wavernn_jax import audio, config as config_lib, config_rules
 from wavernn_jax.sampling import blocksparse
 
 FORMAT, VERSION = 'wavernn-jax', 2
@@ -69,7 +69,7 @@ def _check_packing(found: dict) -> None:
 def config(found: dict, tensors: int) -> config_lib.Config:
   """The configuration in a header, of sizes that a file of so many tensors may have."""
   values = config_lib.from_dict(found['config'])
-  config_lib.check(values)
+  config_rules.check(values)
   audio.check_mel_config(values.mel)
   mel = config_lib.from_dict(found['mel'], config_lib.MelConfig, 'mel')
   differing = config_lib.differences(
