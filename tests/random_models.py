@@ -1,14 +1,15 @@
 """Random models for tests."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
 
-from wavernn_jax import models, pruning
+from wavernn_jax import audio, draw, models, pruning
 from wavernn_jax.config import Config, MelConfig, ModelConfig
 from wavernn_jax.models import context, fused, wavernn
-from wavernn_jax.sampling import blocksparse
+from wavernn_jax.sampling import blocksparse, scan
 from wavernn_jax.sampling.cpu import layout
 
 MEL = MelConfig(name='tiny', sample_rate=800, n_fft=16, window=8, hop=4, bands=3, fmax=400.0)
@@ -52,6 +53,72 @@ def _parameters(model, rng, outputs, dtype):
     params[name] = (heard * (2 / np.array(fused.GAINS, dtype)[:, None])).reshape(
         params[name].shape)
   return params
+
+
+def log_mel(mel, frames, seed=0, dtype=np.float32):
+  """Frames between the floor of a convention and 1."""
+  rng = np.random.default_rng(seed)
+  return rng.uniform(audio.mel_floor(mel), 1, (frames, mel.bands)).astype(dtype)
+
+
+def speech(model, samples, batch=2, seed=0, dtype=np.float32):
+  """Samples, with those ahead, and the log mel around them."""
+  rng = np.random.default_rng(seed)
+  mel = np.stack([log_mel(model.mel, model.frames(samples), seed + b, dtype)
+                  for b in range(batch)])
+  return rng.integers(-2**15, 2**15, (batch, samples + model.ahead)).astype(np.int16), mel
+
+
+def nats(model, params, pcm, mel, state=None):
+  """Coarse and fine nats 2xBxT, from the start or from a state, and the state after them."""
+  state = model.initial_state(len(pcm)) if state is None else state
+  found, state = jax.jit(model.nats)(params, state, pcm, mel)
+  return np.stack([found['coarse'], found['fine']]), state
+
+
+def drawn_once(build, block, frames):
+  """Two functions: scan samplers of random models, and utterances, each drawn once.
+
+  Args:
+    build: fields -> model.
+    block, frames: of a call and of an utterance, unless others are given.
+  """
+  @functools.cache
+  def sampler(block=block, temperatures=(1.0, 1.0), **fields):
+    model = build(**fields)
+    return scan.Sampler(model, parameters(model), temperatures, block)
+
+  @functools.cache
+  def whole(frames=frames, block=block, seed=0, utterance=0, **fields):
+    chosen = sampler(block, **fields)
+    mel = log_mel(chosen.model.mel, frames)
+    return scan.synthesize(chosen, [mel], draw.keys(seed, [utterance]))[0]
+  return sampler, whole
+
+
+def assert_neither_batch_nor_threads_change_a_sample(sampler, mels):
+  """`sampler`: threads -> CPU sampler."""
+  keys = draw.keys(2, range(len(mels)))
+  alone = [scan.synthesize(sampler(threads=1), [m], keys[i:i + 1])[0]
+           for i, m in enumerate(mels)]
+  for threads in (1, 3):
+    together = scan.synthesize(sampler(threads=threads), mels, keys)
+    for a, b in zip(alone, together, strict=True):
+      np.testing.assert_array_equal(a, b)
+
+
+def assert_pieces_with_carried_state_are_the_whole(model):
+  """`nats` of three pieces of an utterance whose last frame is incomplete."""
+  hop = model.mel.hop
+  params, samples = parameters(model), 4 * hop - 1
+  pcm, mel = speech(model, samples)
+  whole, _ = nats(model, params, pcm, mel)
+  state, pieces = None, []
+  for first, last in ((0, 1), (1, 3), (3, 4)):
+    found, state = nats(model, params, pcm[:, first * hop:last * hop + model.ahead],
+                        mel[:, first:last + 2 * model.context], state)
+    pieces.append(found)
+  np.testing.assert_allclose(np.concatenate(pieces, axis=2), whole, rtol=1e-4, atol=1e-4)
 
 
 def assert_loss_is_the_mean_of_nats(model, params, state, pcm, mel, burn_in):

@@ -135,13 +135,8 @@ def test_a_stream_is_the_whole_utterance_however_it_is_cut(weights):
 
 
 def test_neither_batch_nor_threads_change_a_sample():
-  mels, keys = [log_mel(n, n) for n in (FRAMES, 0, 6, 9, 1)], draw.keys(2, range(5))
-  alone = [scan.synthesize(sampler(threads=1), [m], keys[i:i + 1])[0]
-           for i, m in enumerate(mels)]
-  for threads in (1, 3):
-    together = scan.synthesize(sampler(threads=threads), mels, keys)
-    for a, b in zip(alone, together, strict=True):
-      np.testing.assert_array_equal(a, b)
+  random_models.assert_neither_batch_nor_threads_change_a_sample(
+      sampler, [log_mel(n, n) for n in (FRAMES, 0, 6, 9, 1)])
 
 
 def test_the_state_is_that_of_the_scan_sampler():

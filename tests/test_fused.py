@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import random_models
-from random_models import FUSED_MEL as MEL, build_fused as build, parameters
+from random_models import FUSED_MEL as MEL, build_fused as build, nats, parameters, speech
 
 from wavernn_jax import audio, draw, likelihood, pruning
 from wavernn_jax.config import PruningConfig
@@ -20,23 +20,9 @@ from wavernn_jax.sampling import pallas, scan
 
 FRAMES, BLOCK = 7, 2
 
-
-def log_mel(frames, seed=0, dtype=np.float32):
-  rng = np.random.default_rng(seed)
-  return rng.uniform(audio.mel_floor(MEL), 1, (frames, MEL.bands)).astype(dtype)
-
-
-def speech(model, samples, batch=2, seed=0, dtype=np.float32):
-  """Samples, with those ahead, and the log mel around them."""
-  rng = np.random.default_rng(seed)
-  mel = np.stack([log_mel(model.frames(samples), seed + b, dtype) for b in range(batch)])
-  return rng.integers(-2**15, 2**15, (batch, samples + model.ahead)).astype(np.int16), mel
-
-
-def nats(model, params, pcm, mel, state=None):
-  state = model.initial_state(len(pcm)) if state is None else state
-  found, state = jax.jit(model.nats)(params, state, pcm, mel)
-  return np.stack([found['coarse'], found['fine']]), state
+sampler, whole = random_models.drawn_once(build, BLOCK, FRAMES)
+EMPTY = np.zeros(0, np.int16)
+log_mel = functools.partial(random_models.log_mel, MEL)
 
 
 # Nibbles and steps
@@ -158,16 +144,7 @@ def test_the_likelihood_of_all_utterances_of_a_tiny_alphabet_sums_to_one():
 
 
 def test_nats_in_pieces_with_carried_state_equal_the_whole():
-  model = build()
-  params, samples = parameters(model), 4 * MEL.hop - 1  # the last frame is incomplete
-  pcm, mel = speech(model, samples)
-  whole, _ = nats(model, params, pcm, mel)
-  state, pieces = None, []
-  for first, last in ((0, 1), (1, 3), (3, 4)):
-    found, state = nats(model, params, pcm[:, first * MEL.hop:last * MEL.hop + model.ahead],
-                        mel[:, first:last + 2 * model.context], state)
-    pieces.append(found)
-  np.testing.assert_allclose(np.concatenate(pieces, axis=2), whole, rtol=1e-4, atol=1e-4)
+  random_models.assert_pieces_with_carried_state_are_the_whole(build())
 
 
 def test_loss_and_gradients_are_those_of_the_mean_of_nats_after_the_burn_in():
@@ -205,22 +182,6 @@ def test_every_matrix_that_is_pruned_in_the_plain_model_is_in_this_one():
 
 
 # Sampling
-
-
-@functools.cache
-def sampler(block=BLOCK, temperatures=(1.0, 1.0), **fields):
-  model = build(**fields)
-  return scan.Sampler(model, parameters(model), temperatures, block)
-
-
-def joined(chunks):
-  return np.concatenate([np.zeros(0, np.int16), *chunks])
-
-
-@functools.cache
-def whole(frames=FRAMES, block=BLOCK, seed=0, utterance=0, **fields):
-  made = scan.synthesize(sampler(block, **fields), [log_mel(frames)], draw.keys(seed, [utterance]))
-  return made[0]
 
 
 def one_by_one(model, params, mel_FxM, key_2):
@@ -316,7 +277,7 @@ def test_a_stream_is_the_whole_utterance_however_it_is_cut(frames, cuts):
   chunks = np.split(log_mel(FRAMES)[:frames], sorted(min(c, frames) for c in cuts))
   found = list(scan.stream_blocks(sampler(), chunks, draw.keys(0, [0])))
   assert all(0 < len(c) <= BLOCK * MEL.hop for c in found)
-  np.testing.assert_array_equal(joined(found), whole(frames) if frames else [])
+  np.testing.assert_array_equal(np.concatenate([EMPTY, *found]), whole(frames) if frames else [])
 
 
 def test_blocks_of_another_length_change_no_sample():

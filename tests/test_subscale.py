@@ -11,27 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import random_models
+from random_models import build, nats, parameters, speech
 
 from wavernn_jax import audio, config as config_lib, likelihood
 from wavernn_jax.evaluation import evaluate
 from wavernn_jax.models import conditioning, context, subscale, wavernn
 
 MEL, MODEL = random_models.MEL, random_models.SUBSCALE
-build, parameters = random_models.build, random_models.parameters
-
-
-def speech(model, samples, batch=2, seed=0, dtype=np.float32):
-  """Samples, with those ahead, and the log mel around them."""
-  rng = np.random.default_rng(seed)
-  mel = rng.uniform(audio.mel_floor(MEL), 1, (batch, model.frames(samples), MEL.bands))
-  pcm = rng.integers(-2**15, 2**15, (batch, samples + model.ahead)).astype(np.int16)
-  return pcm, mel.astype(dtype)
-
-
-def nats(model, params, pcm, mel, state=None):
-  state = model.initial_state(len(pcm)) if state is None else state
-  found, state = jax.jit(model.nats)(params, state, pcm, mel)
-  return np.stack([found['coarse'], found['fine']]), state
 
 
 # Folding
@@ -191,16 +177,8 @@ def test_the_likelihood_of_all_utterances_of_a_tiny_alphabet_sums_to_one():
 
 @pytest.mark.parametrize('lanes, horizon', [(4, 3), (2, 0)])
 def test_nats_in_pieces_with_carried_state_equal_the_whole(lanes, horizon):
-  model = build(lanes=lanes, horizon=horizon)
-  params, samples = parameters(model), 4 * MEL.hop - 1  # the last frame is incomplete
-  pcm, mel = speech(model, samples)
-  whole, _ = nats(model, params, pcm, mel)
-  state, pieces = None, []
-  for first, last in ((0, 1), (1, 3), (3, 4)):
-    found, state = nats(model, params, pcm[:, first * MEL.hop:last * MEL.hop + model.ahead],
-                        mel[:, first:last + 2 * model.context], state)
-    pieces.append(found)
-  np.testing.assert_allclose(np.concatenate(pieces, axis=2), whole, rtol=1e-4, atol=1e-4)
+  random_models.assert_pieces_with_carried_state_are_the_whole(
+      build(lanes=lanes, horizon=horizon))
 
 
 def test_padding_carries_no_likelihood_and_changes_none():

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from random_models import MEL, build, parameters
+import random_models
+from random_models import MEL, build
 
 from wavernn_jax import audio, draw, likelihood
 from wavernn_jax.models import wavernn
@@ -17,26 +18,9 @@ from wavernn_jax.sampling import scan
 FRAMES = 11  # of the stream that is cut; no multiple of a block
 BLOCK = 4  # frames
 
-
-def log_mel(frames, seed=0):
-  rng = np.random.default_rng(seed)
-  return rng.uniform(audio.mel_floor(MEL), 1, (frames, MEL.bands)).astype(np.float32)
-
-
-@functools.cache
-def sampler(block=BLOCK, temperatures=(1.0, 1.0), **fields):
-  model = build(**fields)
-  return scan.Sampler(model, parameters(model), temperatures, block)
-
-
-def joined(chunks):
-  return np.concatenate([np.zeros(0, np.int16), *chunks])
-
-
-@functools.cache
-def whole(frames=FRAMES, block=BLOCK, seed=0, utterance=0, **fields):
-  made = scan.synthesize(sampler(block, **fields), [log_mel(frames)], draw.keys(seed, [utterance]))
-  return made[0]
+sampler, whole = random_models.drawn_once(build, BLOCK, FRAMES)
+EMPTY = np.zeros(0, np.int16)
+log_mel = functools.partial(random_models.log_mel, MEL)
 
 
 def lane_after_lane(model, params, mel_FxM, key_2, temperatures=(1.0, 1.0)):
@@ -130,8 +114,8 @@ def test_a_stream_is_the_whole_utterance_however_it_is_cut(frames, cuts):
   chunks = np.split(log_mel(FRAMES)[:frames], sorted(min(c, frames) for c in cuts))
   found = list(scan.stream_blocks(sampler(), chunks, draw.keys(0, [0])))
   assert all(0 < len(c) <= BLOCK * MEL.hop for c in found)
-  assert joined(found).dtype == np.int16
-  np.testing.assert_array_equal(joined(found), whole(frames) if frames else [])
+  assert np.concatenate([EMPTY, *found]).dtype == np.int16
+  np.testing.assert_array_equal(np.concatenate([EMPTY, *found]), whole(frames) if frames else [])
 
 
 def test_audio_comes_with_the_latency_that_is_documented():
