@@ -13,7 +13,7 @@ from wavernn_jax import audio, draw, models
 from wavernn_jax.config import Config, MelConfig, ModelConfig, PruningConfig
 from wavernn_jax.models import wavernn
 from wavernn_jax.sampling import blocksparse, scan
-from wavernn_jax.sampling.pallas import chips, cuda, driver, engine, ffi, operands
+from wavernn_jax.sampling.pallas import checks, chips, cuda, driver, engine, ffi, operands
 
 H200 = driver.Chip(132, 232_448, 90)
 BLOCK = 3
@@ -79,7 +79,7 @@ def test_samples_are_those_of_the_scan_sampler(case):
   rnn, params = model(units, projection, sparsity, center=units != 72)
   chip = cuda_emulation.chip(params, weights, team, lanes, teams)
   found = engine.Sampler(rnn, params, chip, temperatures, BLOCK)
-  expected = scan.Sampler(rnn, engine.rounded(params, weights), temperatures, BLOCK)
+  expected = scan.Sampler(rnn, checks.rounded(params, weights), temperatures, BLOCK)
   inputs = log_mels(rnn, (7, 3, 5)[:utterances]), draw.keys(4, range(utterances))
   for one, other in zip(scan.synthesize(found, *inputs), scan.synthesize(expected, *inputs),
                         strict=True):
@@ -107,11 +107,11 @@ def test_a_kernel_is_checked_before_it_is_used():
   sampler = engine.Sampler(rnn, params, cuda_emulation.chip(params, 'float32', 1, 1, 2), (1, 1), 3)
   sampler.check(2, params)
   other = params | {'coarse': 1.5 * params['coarse']}
-  with pytest.raises(engine.CheckFailed, match='log-probabilities differ'):
+  with pytest.raises(checks.CheckFailed, match='log-probabilities differ'):
     sampler.check(2, other)
   sampler._chip.call = lambda *a: (lambda pcm, *rest: (pcm + 1, *rest))(
       *chips.Cuda.call(sampler._chip, *a))
-  with pytest.raises(engine.CheckFailed):
+  with pytest.raises(checks.CheckFailed):
     engine.Sampler(rnn, params, sampler._chip, (1, 1), 3).check(2, params)
 
 

@@ -12,7 +12,7 @@ from wavernn_jax.config import Config, MelConfig, ModelConfig
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import wavernn
 from wavernn_jax.sampling import pallas, scan
-from wavernn_jax.sampling.pallas import chips, engine, operands, tpu
+from wavernn_jax.sampling.pallas import checks, chips, engine, operands, tpu
 
 BLOCK = 3
 
@@ -85,9 +85,9 @@ def test_forced_logits_are_those_of_the_model():
 def test_bfloat16_weights_pass_the_check_and_others_do_not():
   _, params = model()
   half = sampler(weights='bfloat16')
-  half.check(2, pallas.engine.rounded(params, 'bfloat16'))
+  half.check(2, checks.rounded(params, 'bfloat16'))
   wrong = params | {'previous': np.array(params['previous'])[::-1]}
-  with pytest.raises(engine.CheckFailed, match='log-probabilities differ'):
+  with pytest.raises(checks.CheckFailed, match='log-probabilities differ'):
     half.check(2, wrong)
 
 
@@ -176,4 +176,4 @@ def test_int8_is_refused_where_no_kernel_has_it():
   with pytest.raises(InputError, match='--weights=int8: the kernel for TPUs'):
     chips.Tpu(params, 'int8', 4)
   with pytest.raises(InputError, match='--weights=int8: found 24 units, expected a multiple of 32'):
-    engine.rounded(params, 'int8')
+    checks.rounded(params, 'int8')

@@ -211,7 +211,7 @@ def open_sampler(workdir: str, model: str, engine: str, weights: str, temperatur
   if engine == 'cpu':
     packed = packed or _pack(workdir, config, weights)
   sampler = _sampler(engine, packed, workdir, config, temperatures, weights, batch)
-  if engine == 'pallas' and not isinstance(sampler, pallas.Sampler):
+  if engine == 'pallas' and type(sampler) is scan.Sampler:  # what it falls back to
     engine = 'scan'
   # On the CPU engine a lane more than threads would only wait for a core.
   return engine, sampler, sampler.threads if engine == 'cpu' else sys.maxsize

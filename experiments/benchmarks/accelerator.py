@@ -3,8 +3,8 @@
     python -m experiments.benchmarks.accelerator --folder=runs/accelerator
 
 Order: the persistent kernel against the model on the device, dense 896 at
-batch 1 and 16 beside the XLA sampler, sparse streams, other plans, a curve of
-streams, a training step. A section that the machine cannot run is skipped, and
+batch 1 and 16 beside the XLA sampler, sparse streams, subscale lanes on both, other
+plans, a curve of streams, a training step. A section that the machine cannot run is skipped, and
 says why; so is one that would begin after --minutes. Without an accelerator the
 kernel for TPUs runs a tiny model in interpret mode.
 
@@ -25,8 +25,8 @@ import numpy as np
 
 from experiments.benchmarks import measure, train_step
 from wavernn_jax import config as config_lib, draw, models
-from wavernn_jax.sampling import pallas, scan
-from wavernn_jax.sampling.pallas import chips, cuda, engine
+from wavernn_jax.sampling import scan
+from wavernn_jax.sampling.pallas import checks, chips, cuda, engine, lanes as lanes_lib
 
 _FOLDER = flags.DEFINE_string('folder', 'runs/accelerator', 'Of the results.')
 _MINUTES = flags.DEFINE_float('minutes', 8.0, 'Sections begin within so many.')
@@ -68,7 +68,7 @@ def speed(sampler, lanes: int) -> float:
   """Samples a second of all lanes, with the conditioning and the way to the host."""
   mel, frames = sampler.model.mel, sampler.block_frames
   rng = np.random.default_rng(0)
-  shape = lanes, frames + 2 * sampler.lookahead, mel.bands
+  shape = lanes, frames + sum(scan.around(sampler)), mel.bands
   inputs = rng.normal(-5, 2, shape).astype(np.float32), draw.keys(0, range(lanes))
   seconds = measure.interleaved(
       {0: lambda: sampler.next_block(sampler.initial_state(lanes), *inputs)}, _TIMED.value)[0]
@@ -104,7 +104,7 @@ def interpreted():
     chip = chips.Tpu(params, weights, model.mel.hop, interpret=True)
     sampler = engine.Sampler(model, params, chip, block_frames=1)
     yield {'what': f'interpret mode, {weights}', 'lanes': 2,
-           **sampler.check(2, pallas.engine.rounded(params, weights))}
+           **sampler.check(2, checks.rounded(params, weights))}
 
 
 def correctness():
@@ -115,7 +115,7 @@ def correctness():
     sampler = kernel(model, params, weights)
     for lanes in (1, 16):
       yield {'what': f'896 units, {weights}', 'lanes': lanes,
-             **sampler.check(lanes, engine.rounded(params, weights))}
+             **sampler.check(lanes, checks.rounded(params, weights))}
 
 
 def dense():
@@ -149,8 +149,25 @@ def sparse():
     for lanes in (1, sampler._chip.chip.processors):
       plan = dataclasses.asdict(sampler._chip.plan(lanes))
       yield _row(sampler, f'kernel, 1024 units, 95% sparse, {weights}', lanes,
-                 **sampler.check(lanes, engine.rounded(params, weights)),
+                 **sampler.check(lanes, checks.rounded(params, weights)),
                  plan={name: plan[name] for name in ('team', 'lanes', 'teams')})
+
+
+def subscale():
+  """896 units, 16 lanes, F = 64: one utterance and four, by the kernel and by XLA (§4)."""
+  _accelerator()
+  config = config_lib.Config()
+  config.model = dataclasses.replace(config.model, kind='subscale', units=896, projection=448,
+                                     lanes=16, horizon=64, compute_dtype='bfloat16')
+  model = models.build(config)
+  params = jax.tree.map(np.asarray, model.init(0))
+  sampler = lanes_lib.Sampler(model, params, engine.open_chip(model, params, 'bfloat16'),
+                              block_frames=_FRAMES.value)
+  plain = scan.Sampler(model, params, block_frames=_FRAMES.value)
+  for utterances in (1, 4):
+    agreement = sampler.check(utterances, checks.rounded(params, 'bfloat16'))
+    yield _row(sampler, 'kernel, 896 units, 16 lanes of an utterance', utterances, **agreement)
+    yield _row(plain, 'XLA, 896 units, 16 lanes of an utterance', utterances)
 
 
 def plans():
@@ -187,7 +204,8 @@ def training_step():
          'target': TRAINING_TARGET, **result}
 
 
-SECTIONS = (interpreted, correctness, dense, xla, sparse, streams, plans, training_step)
+SECTIONS = (interpreted, correctness, dense, xla, sparse, subscale, streams, plans,
+            training_step)
 
 
 def run(sections=SECTIONS) -> list[dict]:

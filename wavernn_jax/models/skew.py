@@ -102,10 +102,11 @@ def initial_state(config: ModelConfig, batch: int):
 
 
 def sample(rnn: wavernn.WaveRNN, params, state, mel_BxFxM, keys_Bx2, temperatures,
-           samples: int, unroll: int = 1):
+           samples: int, unroll: int, draws):
   """The next samples of each utterance, of `delay` positions ago; and the next state.
 
-  Args as for `WaveRNN.sample`, with the frames of that delay before the others.
+  Args as for `WaveRNN.sample`, with the frames of that delay before the others, and
+  `draws`, which is `WaveRNN.draws` or does the same.
   """
   skew = schedule(rnn.config)
   positions = samples // skew.lanes
@@ -126,8 +127,8 @@ def sample(rnn: wavernn.WaveRNN, params, state, mel_BxFxM, keys_Bx2, temperature
       seen = _rows(seen)
     carry = (state['h'].reshape(-1, rnn.config.units),
              *audio.split_bytes(state['sample'].reshape(-1)))
-    (h, _, _), pcm_LxR = rnn.draws(params, carry, tuple(x_LxRxH), uniform_Lx2xR, temperatures,
-                                   seen, live_LxR, unroll)
+    (h, _, _), pcm_LxR = draws(params, carry, tuple(x_LxRxH), uniform_Lx2xR, temperatures,
+                               seen, live_LxR, unroll)
     pcm_LxSxB = pcm_LxR.reshape(skew.block, *state['sample'].shape)
     pcm = jnp.pad(state['pcm'], ((0, skew.block), (0, 0), (0, 0)))
     pcm = pcm.at[skew.write_rows(), np.arange(skew.lanes)].set(pcm_LxSxB)

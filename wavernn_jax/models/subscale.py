@@ -195,7 +195,7 @@ class Subscale(Lanes):
     return cell.scan(self.rnn.recurrent(params), x_IxSxBxH, h_SxBxH), seen
 
   def sample(self, params, state, mel_BxFxM, keys_Bx2, temperatures, samples: int,
-             unroll: int = 1):
+             unroll: int = 1, draws=None):
     """Draws the next samples of each utterance, all lanes in one scan (models/skew.py).
 
     Args:
@@ -207,6 +207,7 @@ class Subscale(Lanes):
       temperatures: (coarse, fine); 0 takes the most probable value.
       samples: how many, T, a multiple of S·L.
       unroll: positions drawn by one turn of the loop.
+      draws: a function in place of `WaveRNN.draws`.
 
     Returns:
       int16 BxT, the samples of `delay` samples ago, and the next state.
@@ -216,7 +217,7 @@ class Subscale(Lanes):
     """
     self.check_block(samples)
     return skew.sample(self.rnn, params, state, mel_BxFxM, keys_Bx2, temperatures, samples,
-                       unroll)
+                       unroll, draws or self.rnn.draws)
 
   def check_block(self, samples: int) -> None:
     """Raises ValueError if S·L does not divide the samples of a block."""

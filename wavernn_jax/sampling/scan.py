@@ -21,7 +21,7 @@ class Sampler:
   """
 
   def __init__(self, model, params, temperatures=(1.0, 1.0), block_frames: int = 16,
-               unroll: int | None = None, donate: bool = False):
+               unroll: int | None = None, donate: bool = False, sample=None):
     """Args:
       model: of wavernn_jax.models.
       params: its parameters.
@@ -32,6 +32,7 @@ class Sampler:
         a fixed cost (not yet measured on a GPU).
       donate: reuse the memory of the state that is given to `next_block`, which
         must then not be used again. The samples are the same.
+      sample: a function in place of `model.sample`.
     """
     self.model = model
     self.params = params
@@ -39,7 +40,7 @@ class Sampler:
     self._temperatures = np.asarray(temperatures, np.float32)
     unroll = unroll or (1 if jax.default_backend() == 'cpu' else 4)
     self._sample = backend.jit(functools.partial(
-        model.sample, samples=block_frames * model.mel.hop, unroll=unroll),
+        sample or model.sample, samples=block_frames * model.mel.hop, unroll=unroll),
         donate_argnums=(1,) if donate else ())
 
   @property

@@ -2,7 +2,8 @@
 
 `open_sampler` gives the engine; TPUs run Pallas, NVIDIA GPUs CUDA C++:
 
-  engine.py      the kernels as a sampler, and the check of a kernel before it is used
+  engine.py      the kernels as a sampler;  lanes.py  of subscale models
+  checks.py      a kernel against the model before it is used
   chips.py       both kernels behind one interface
   operands.py    weights and inputs, padded to the tiles of a chip
   tpu.py         Pallas: weights in VMEM, one loop over the samples of a frame
@@ -10,8 +11,8 @@
   persistent.cu  the kernel for GPUs, dense and block-sparse
   driver.py      its compilation and launch;  ffi.py  its custom call
 
-Lanes are independent streams with their own conditioning: utterances, or
-whatever else gives each lane a stream of gate inputs. Not yet run on a GPU or
+Lanes are independent streams with their own gate inputs: utterances, or those of a
+subscale model. Not yet run on a GPU or
 a TPU: `open_sampler` compares a kernel with the model before it is used.
 """
 

@@ -211,7 +211,7 @@ def constants(operands: Operands, matrices: Matrices, plan: Plan) -> tuple:
 
 
 def sample(kernel: int, plan: Plan, constants, gates_FxBxG, uniform_Tx2xB, h_BxH, pcm_B, positions,
-           temperatures, forced_BxT=None, platform: str = 'CUDA'):
+           temperatures, forced_BxT=None, added_TxBxP=None, platform: str = 'CUDA'):
   """Draws F − 2 frames of samples of each of `plan.batch` lanes in one kernel.
 
   Args:
@@ -235,7 +235,8 @@ def sample(kernel: int, plan: Plan, constants, gates_FxBxG, uniform_Tx2xB, h_BxH
   arguments = (*constants, gates_FxBxG, left, pairs, uniform_Tx2xB, h_BxH,
                pcm_B.astype(jnp.int32), jnp.asarray(temperatures, jnp.float32),
                forced_BxT.astype(jnp.int32) if forced else jnp.zeros(1, jnp.int32),
-               jnp.asarray([frames, len(left), forced, batch], jnp.int32))
+               jnp.zeros(1) if added_TxBxP is None else added_TxBxP,
+               jnp.asarray([frames, len(left), forced, batch, added_TxBxP is not None], jnp.int32))
   pcm, h, logits, failed, _ = ffi.call(kernel, results, [jnp.asarray(a) for a in arguments],
                                        platform)
   return pcm.astype(jnp.int16), h, logits if forced else None, failed[0] != 0

@@ -7,19 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wavernn_jax import audio, draw, likelihood
+from wavernn_jax import audio, draw
 from wavernn_jax.errors import InputError
-from wavernn_jax.models import cell, wavernn
 from wavernn_jax.sampling import scan
-from wavernn_jax.sampling.pallas import chips, cuda, driver, operands as operands_lib
+from wavernn_jax.sampling.pallas import checks, chips, driver, lanes, operands as operands_lib
 
 TYPES = ('float32', 'bfloat16', 'int8')
 PLATFORMS = ('gpu', 'cuda', 'tpu')
-_AGREEING = 0.99  # least share of draws that must equal those of draw.categorical
-
-
-class CheckFailed(RuntimeError):
-  """The kernel does not compute what the model does."""
 
 
 def open_sampler(model, params, temperatures=(1.0, 1.0), block_frames: int = 16,
@@ -45,15 +39,18 @@ def open_sampler(model, params, temperatures=(1.0, 1.0), block_frames: int = 16,
     raise InputError(f'--engine=pallas: found the platform {backend!r}, expected an NVIDIA GPU or '
                      "a TPU (is JAX installed with its extra 'cuda12', 'cuda13' or 'tpu'?); use "
                      '--engine=scan, or --engine=cpu.')
-  if model.config.kind != 'wavernn':
+  kinds = {'wavernn': Sampler, 'subscale': lanes.Sampler}
+  if model.config.kind not in kinds:
     raise InputError(f'--engine=pallas: found a model of the kind {model.config.kind!r}, expected '
-                     "'wavernn'; use --engine=scan.")
+                     f'one of {list(kinds)}; use --engine=scan.')
   try:
-    sampler = Sampler(model, params, open_chip(model, params, weights), temperatures, block_frames)
+    chip = open_chip(model, params, weights)
+    sampler = kinds[model.config.kind](model, params, chip, temperatures, block_frames)
     sampler.warm_up(batch)
-    sampler.check(batch, rounded(params, weights))
+    sampler.check(batch, checks.rounded(params, weights))
     return sampler
-  except (chips.DoesNotFit, CheckFailed, driver.CudaError, jax.errors.JaxRuntimeError) as error:
+  except (chips.DoesNotFit, checks.CheckFailed, driver.CudaError,
+          jax.errors.JaxRuntimeError) as error:
     warnings.warn(f'{error} --engine=scan takes its place.', stacklevel=2)
     return scan.Sampler(model, params, temperatures, block_frames)
 
@@ -65,7 +62,8 @@ def open_chip(model, params, weights: str):
     InputError, CudaError: as of chips.py.
   """
   if jax.default_backend() == 'tpu':
-    return chips.Tpu(params, weights, model.mel.hop)
+    # The kernel takes the gate inputs of a frame together; lanes have them for each sample.
+    return chips.Tpu(params, weights, model.mel.hop if model.lanes == 1 else 1)
   return chips.Cuda(params, weights)
 
 
@@ -148,14 +146,14 @@ class Sampler:
 
     Args:
       batch: utterances at a time.
-      params: of the model, as `rounded` gives them.
+      params: of the model, as `checks.rounded` gives them.
 
     Returns:
       nats, the greatest difference of a log-probability; draws, the share that
       equals those of draw.categorical.
 
     Raises:
-      CheckFailed: if they disagree.
+      checks.CheckFailed: if they disagree.
     """
     mel, keys, state = self.model.mel, draw.keys(0, range(batch)), self.initial_state(batch)
     shape = batch, 1 + 2 * self.lookahead, mel.bands
@@ -164,16 +162,9 @@ class Sampler:
     _, _, found = self.run(state, frames, keys, 1, pcm)
     expected = jax.jit(functools.partial(reference_logits, self.model, dtype=self._chip.dtype))(
         params, state, pcm, frames)
-    error = float(jnp.abs(jax.nn.log_softmax(found) - jax.nn.log_softmax(expected)).max())
-    if not error <= self._chip.tolerance:
-      raise CheckFailed('the persistent kernel is not used: its log-probabilities differ from '
-                        f"the model's by {error:.3g} nats, expected at most "
-                        f'{self._chip.tolerance}.')
-    agreeing = float((_draws(found, keys, self._temperatures) == pcm).mean())
-    if agreeing < _AGREEING:
-      raise CheckFailed(f'the persistent kernel is not used: only {agreeing:.1%} of its draws '
-                        'follow from its log-probabilities.')
-    return {'nats': error, 'draws': agreeing}
+    uniform = draw.uniforms(keys, state['index'], pcm.shape[1])
+    return checks.compare(found, expected, pcm.T, uniform, self._temperatures,
+                          self._chip.tolerance)
 
   def _block(self, weights, conditioning, state, mel_BxFxM, keys_Bx2, temperatures, forced_BxT,
              *, frames, batch):
@@ -185,38 +176,8 @@ class Sampler:
     return pcm, operands_lib.crop_halves(h, self.model.config.units // 2), logits, failed
 
 
-def rounded(params, weights: str):
-  """Parameters with the packed matrices as a kernel with such weights multiplies them.
-
-  Raises:
-    InputError: for int8 and units whose halves are no multiple of a block.
-  """
-  half = len(params['outputs']['coarse']['hidden']['kernel'])
-  if weights == 'int8' and half % cuda.BLOCK:
-    raise InputError(f'--weights=int8: found {2 * half} units, expected a multiple of '
-                     f'{2 * cuda.BLOCK}; use --weights=bfloat16.')
-  def kernels(tree):
-    return {name: kernels(leaf) if isinstance(leaf, dict)
-            else leaf if name == 'bias' else cuda.rounded(leaf, weights)
-            for name, leaf in tree.items()}
-  return params | {name: kernels(params[name]) for name in ('recurrent', 'outputs')}
-
-
 def reference_logits(model, params, state, pcm_BxT, mel_BxFxM, dtype):
   """Teacher-forced logits TxBx2xV of the model, with products of inputs of a type."""
   pcm_TxB = jnp.concatenate([state['sample'][:, None], pcm_BxT], axis=1).T
   x_TxBxH = model.gate_inputs(params, mel_BxFxM, *audio.split_bytes(pcm_TxB))
-  h_TxBxH = cell.scan(model.recurrent(params).astype(dtype), x_TxBxH, jnp.asarray(state['h']))
-  return jnp.stack([
-      likelihood.layer_logits(params['outputs'][byte], y, jnp.dtype(dtype).name)
-      for byte, y in zip(wavernn.BYTES, jnp.split(h_TxBxH, 2, axis=-1), strict=True)], axis=2)
-
-
-def _draws(logits_TxBx2xV, keys_Bx2, temperatures):
-  """The int16 samples BxT that draw.categorical draws from logits of the first samples."""
-  samples, batch = logits_TxBx2xV.shape[:2]
-  uniform_Tx2xB = draw.uniforms(keys_Bx2, jnp.zeros(batch, jnp.uint32), samples)
-  coarse, fine = (draw.categorical(
-      logits_TxBx2xV[:, :, i].reshape(samples * batch, -1), uniform_Tx2xB[:, i].reshape(-1),
-      temperatures[i]).reshape(samples, batch) for i in (0, 1))
-  return np.asarray(audio.join_bytes(coarse, fine)).T
+  return checks.forced_logits(model, params, jnp.asarray(state['h']), x_TxBxH, dtype)

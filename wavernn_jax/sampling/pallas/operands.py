@@ -57,21 +57,21 @@ def build(params, multiple: int) -> Operands:
   """Operands of a model's parameters, as numpy arrays.
 
   Args:
-    params: of models/wavernn.py.
+    params: of models/wavernn.py or subscale.py.
     multiple: of K and P.
   """
   params = {name: jax.tree.map(lambda a: np.asarray(a, np.float32), params[name])
             for name in ('recurrent', 'previous', 'coarse', 'outputs')}
   layers = [params['outputs'][byte] for byte in wavernn.BYTES]
-  projection = layers[0]['hidden']['kernel'].shape[1]
+  half, projection = layers[1]['hidden']['kernel'].shape
   to_P = round_up(projection, multiple) - projection
 
   def outputs(part, name, rows, columns):
-    stacked = np.stack([layer[part][name] for layer in layers])
+    count = half if (part, name) == ('hidden', 'kernel') else None  # no rows of a context
+    stacked = np.stack([layer[part][name][:count] for layer in layers])
     widths = [(0, rows)] * (stacked.ndim == 3) + [(0, columns)]
     return np.pad(stacked, [(0, 0), *widths])
 
-  half = layers[0]['hidden']['kernel'].shape[0]
   to_K = round_up(half, multiple) - half
   gain = np.float32([[wavernn.COARSE_GAIN], [1]])
   gates = np.concatenate([params['recurrent'][gate] for gate in 'ure'], axis=1)

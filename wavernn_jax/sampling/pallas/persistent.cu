@@ -66,12 +66,13 @@ struct Inputs {
   const float* gates;         // [frames + 2][lanes][G]
   const int* left;            // [hop]
   const float* pairs;         // [hop][2]
-  const float* uniform;       // [samples][2][lanes]
+  const float* uniform;       // [samples][2][lanes]; negative: the state stays, silence
   const float* h;             // [lanes][H]
   const int* pcm;             // [lanes], of −32768..32767
   const float* temperatures;  // [2]
   const int* forced;          // [lanes][samples], or unused
-  const int* sizes;           // frames, hop, forced, lanes
+  const float* added;         // [samples][lanes][P], to O1 y_c, or unused
+  const int* sizes;           // frames, hop, forced, lanes, added
 };
 
 #ifndef EMULATED
@@ -240,7 +241,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
   const int member = blockIdx.x % TEAM, lane0 = blockIdx.x / TEAM * LANES;
   const int self = threadIdx.x, warp = self / 32, thread = self % 32;
   const int frames = in.sizes[0], hop = in.sizes[1], forced = in.sizes[2], lanes = in.sizes[3];
-  const int samples = frames * hop;
+  const int samples = frames * hop, added = in.sizes[4];
   Slots* const team = reinterpret_cast<Slots*>(exchange) + blockIdx.x / TEAM * 2;
   bool lost = false;
 
@@ -281,8 +282,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
     const float* around = in.gates + (frame + in.left[n]) * (lanes * G);
     const float near = in.pairs[2 * n], far = in.pairs[2 * n + 1];
     float coarse[LANES], fine[LANES];
+    bool live[LANES];
 #pragma unroll
     for (int l = 0; l < LANES; l++) {
+      live[l] = in.uniform[t * 2 * lanes + lane0 + l] >= 0;
       coarse[l] = scale_byte(m.drawn[0][l]);
       fine[l] = scale_byte(m.drawn[1][l]);
     }
@@ -312,7 +315,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
             const float update = sigmoid(g[0] + x[0]), reset = sigmoid(g[1] + x[1]);
             const float candidate = tangent(reset * g[2] + x[2]);
             float& h = m.h[(side * HALF + unit) * LANES + l];
-            h = update * h + (1 - update) * candidate;
+            if (live[l]) h = update * h + (1 - update) * candidate;
           }
         }
       }
@@ -321,6 +324,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
       // The hidden layer; after the fine half also G of the next sample.
       product(m, side ? HIDDEN_FINE : HIDDEN_COARSE, m.h + side * HALF * LANES,
               [&](int row, int l, float value) {
+                if (added && !side) value += in.added[(t * lanes + lane0 + l) * P + row];
                 value = fmaxf(value + in.hidden_bias[side * P + row], 0);
                 if (TEAM == 1) m.a[row * LANES + l] = value;
                 else send(slots.a[side] + l * P + row, value, mark);
@@ -361,6 +365,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
             for (int j = 0; j < 8; j++)
               logits_out[((t * lanes + lane) * 2 + side) * V + thread * 8 + j] = y[j];
         }
+        if (uniform < 0) byte = side ? 0 : V / 2;
         if (thread == 0) {
           m.drawn[side][l] = byte;
           if (side && member == 0)

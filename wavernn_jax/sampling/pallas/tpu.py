@@ -29,7 +29,7 @@ _VMEM_USABLE = 88 * 2**20
 
 
 def sample(weights: operands_lib.Operands, gates_FxBxG, uniform_Tx2xB, h_BxH, pcm_B,
-           positions, temperatures, forced_BxT=None, interpret: bool = False):
+           positions, temperatures, forced_BxT=None, added_TxBxP=None, interpret: bool = False):
   """Draws F − 2 frames of samples of each lane in one kernel.
 
   Args:
@@ -37,12 +37,14 @@ def sample(weights: operands_lib.Operands, gates_FxBxG, uniform_Tx2xB, h_BxH, pc
       that of the products.
     gates_FxBxG: gate inputs of the frames −1, 0, ..; whoever has them at another
       rate gives frames of another length.
-    uniform_Tx2xB: numbers in [0, 1), T = (F − 2) · hop.
+    uniform_Tx2xB: numbers in [0, 1), T = (F − 2) · hop; where they are negative the
+      state stays and the sample is silent.
     h_BxH: state, padded.
     pcm_B: the last int16 samples.
     positions: of `operands.frame_positions`, for frames of hop samples.
     temperatures: [2].
     forced_BxT: None, or int16 samples taken in place of those drawn.
+    added_TxBxP: None, or what is added to the hidden layer of the coarse byte.
     interpret: run as JAX on any backend.
 
   Returns:
@@ -68,6 +70,8 @@ def sample(weights: operands_lib.Operands, gates_FxBxG, uniform_Tx2xB, h_BxH, pc
   streams = [by_frame(uniform_Tx2xB[:, i], jnp.float32) for i in (0, 1)]
   if forced_BxT is not None:
     streams += [by_frame(x.T, jnp.float32) for x in audio.split_bytes(forced_BxT)]
+  if added_TxBxP is not None:
+    streams.append(by_lane(added_TxBxP, 1).reshape(frames, hop, lanes, -1))
   gates = by_lane(gates_FxBxG, 1)
   triangle = jnp.triu(jnp.ones((BYTE_VALUES, BYTE_VALUES), jnp.float32))
   constants = (weights.recurrent, weights.previous, weights.current[None],
@@ -75,7 +79,8 @@ def sample(weights: operands_lib.Operands, gates_FxBxG, uniform_Tx2xB, h_BxH, pc
                triangle, by_lane(h_BxH, 0), last)
 
   call = pl.pallas_call(
-      functools.partial(_kernel, hop=hop, forced=forced_BxT is not None),
+      functools.partial(_kernel, hop=hop, forced=forced_BxT is not None,
+                        added=added_TxBxP is not None),
       grid=(frames,),
       in_specs=[_scalars(), _scalars(), _scalars(),
                 *[_frame(gates, offset) for offset in range(3)],
@@ -127,10 +132,10 @@ def _results(frames, lanes, width, units, hop, forced):
       *[pltpu.VMEM((lanes, LANES), jnp.float32)] * 2]}
 
 
-def _kernel(temperatures, left, pairs, *refs, hop, forced):
+def _kernel(temperatures, left, pairs, *refs, hop, forced, added):
   """One frame; the order of `refs` is that of `sample`."""
   (before, here, after), refs = refs[:3], refs[3:]
-  streams, refs = refs[:2 + 2 * forced], refs[2 + 2 * forced:]
+  streams, refs = refs[:2 + 2 * forced + added], refs[2 + 2 * forced + added:]
   (recurrent, previous, current, hidden_c, hidden_f, hidden_bias, output_c, output_f,
    output_bias, triangle, h_first, last_first, pcm_out, h_out), refs = refs[:14], refs[14:]
   logits_out, (h_kept, coarse_kept, fine_kept) = refs[:forced], refs[forced:]
@@ -148,21 +153,28 @@ def _kernel(temperatures, left, pairs, *refs, hop, forced):
   def step(t, carry):
     h_coarse, h_fine, coarse, fine, made = carry
     chosen = column == t
+    uniform = [_pick(stream[0], chosen) for stream in streams[:2]]
+    live = uniform[0] >= 0
     x = _gate_inputs(t, left, pairs, before, here, after)
     g = (_product(h_coarse, recurrent[:half]) + _product(h_fine, recurrent[half:]))
     x = x + coarse * previous[0:1] + fine * previous[1:2]
 
     def units(i, h, x):
       u, _, e, _ = cell.gates(_half(g, i), jnp.split(x, 3, axis=1))
-      return cell.blend(h, u, e)
+      return jnp.where(live, cell.blend(h, u, e), h)
 
     def byte(i, y):
-      relu = jnp.maximum(_product(y, hidden[i][...]) + hidden_bias[i:i + 1], 0)
+      relu = _product(y, hidden[i][...]) + hidden_bias[i:i + 1]
+      if added and i == 0:
+        relu = relu + streams[-1][0, t]
+      relu = jnp.maximum(relu, 0)
       logits = _product(relu, output[i][...]) + output_bias[i:i + 1]
       if forced:
         logits_out[0][0, t, i] = logits
-        return _pick(streams[2 + i][0], chosen)
-      return _draw(logits, _pick(streams[i][0], chosen), temperatures[i], triangle[...])
+        drawn = _pick(streams[2 + i][0], chosen)
+      else:
+        drawn = _draw(logits, uniform[i], temperatures[i], triangle[...])
+      return jnp.where(live, drawn, 0 if i else BYTE_VALUES // 2)
 
     h_coarse = units(0, h_coarse, _half(x, 0))
     coarse = byte(0, h_coarse)
