@@ -19,7 +19,7 @@ from absl import app, flags
 
 from experiments.benchmarks import measure
 from experiments.sweeps import sweep
-from wavernn_jax import config as config_lib, models
+from wavernn_jax import config as config_lib, executors, models
 from wavernn_jax.sampling import scan
 from wavernn_jax.training import checkpoints
 
@@ -37,6 +37,7 @@ _UPDATES = flags.DEFINE_integer('updates', 2_000, 'Training steps of every run.'
 _BATCH = flags.DEFINE_integer('batch', 4, 'Crops.')
 _CROP = flags.DEFINE_integer('crop', 1_920, 'Samples; 16 lanes have 120 positions of them.')
 _SEED = flags.DEFINE_integer('train_seed', 0, 'Seed.')
+_EXECUTOR = flags.DEFINE_string('executor', 'process', 'Or ray,cpus=2,…: executors.create.')
 _FREE_RUNNING = flags.DEFINE_integer('free_running', 16, 'Utterances synthesised for metrics.')
 
 
@@ -85,7 +86,8 @@ def figures(config: config_lib.Config, folder, split: str) -> dict:
 
 
 def main(_):
-  sweep.execute(list(runs()), _RESULTS.value, _WORKDIR.value, figures=figures)
+  sweep.execute(list(runs()), _RESULTS.value, _WORKDIR.value, figures=figures,
+                executor=executors.create(_EXECUTOR.value))
 
 
 if __name__ == '__main__':
