@@ -6,21 +6,19 @@
     python launch.py --mode=train --config=experiments/configs/pretrained.py \
         --config.init_from=DENSE --config.data.dir=DIR --workdir=PRUNED
     python launch.py --mode=train --config=experiments/configs/pretrained.py:longer \
-        --config.init_from=PRUNED --config.data.dir=DIR --workdir=LONGER
-    python launch.py --mode=train --config=experiments/configs/pretrained.py:voices \
-        --config.init_from=LONGER --config.data.dir=VOICES --workdir=RUN
+        --config.init_from=PRUNED --config.data.dir=DIR --workdir=RUN
     python launch.py --mode=export --workdir=RUN --weights=bfloat16 \
         --output=wavernn_jax/pretrained/sparse192.safetensors
 
 `DIR` holds the utterances of kathleen24 and of DEMO together, split by split;
 FILE has kathleen24's first training sentences, a line each: 240 of them for
-`sparse192`, 760 for `longer`. VOICES holds DEMO and every sixth training utterance of
-kathleen24. Variants: `sparse192`, `longer`, `voices`, `tiny`.
+`sparse192`, 760 for `longer`. Variants: `sparse192`, `longer`, `voices`, `tiny`.
 
 It goes on from a dense run, prunes it, and sees longer crops: what is hardest
 to learn is to keep a period of pitch, some 120 samples, in the state. `longer`
-keeps what was pruned and starts the learning rate again; `voices` hears the demo's
-voices most of the time, in more and smaller updates.
+keeps what was pruned and starts the learning rate again. `voices` goes on from
+`longer` in more and smaller updates, with DEMO and every sixth training utterance of
+kathleen24; experiments/results says why it is not the one that is bundled.
 """
 
 from experiments.configs import dense
