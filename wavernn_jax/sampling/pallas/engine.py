@@ -28,11 +28,12 @@ def open_sampler(model, params, temperatures=(1.0, 1.0), block_frames: int = 16,
     batch: utterances at a time.
 
   Returns:
-    A `Sampler`; or, with a warning that says why, the scan sampler: if the chip
-    cannot hold the model, or the kernel is not compiled or computes wrongly.
+    A `Sampler`, or `lanes.Sampler` for a subscale model; or, with a warning that says
+    why, the scan sampler: if the chip cannot hold the model, or the kernel is not
+    compiled or computes wrongly.
 
   Raises:
-    InputError: if there is no chip for which there is a kernel.
+    InputError: if there is no chip, or no kind of model, for which there is a kernel.
   """
   backend = jax.default_backend()
   if backend not in PLATFORMS:
