@@ -67,10 +67,12 @@ def native(name):
   return codes, scores.logits
 
 
-def _compare(found, names):
+def _compare(found, names, fused=True):
+  """`fused`: both round alike. Otherwise an int16 activation may fall to its neighbour."""
   for name in names:
     codes, logits = native(name)
-    np.testing.assert_allclose(found[f'{name}/logits'], logits, atol=1e-4, err_msg=name)
+    error = 1e-4 if fused or name.startswith('float32') else 2e-3
+    np.testing.assert_allclose(found[f'{name}/logits'], logits, atol=error, err_msg=name)
     np.testing.assert_array_equal(found[f'{name}/codes'], codes, err_msg=name)
 
 
@@ -93,7 +95,7 @@ def test_every_kind_of_matrix_runs_on_older_processors(tmp_path, environment):
            for block, density in (('16x1', 0.3), ('4x4', 0.3), ('16x1', 1.0))]
   found = run(tmp_path / 'old.npz', names, environment | {'NUMBA_CACHE_DIR': str(tmp_path / 'c')})
   assert not any(found[f'{name}/zmm'] for name in names)
-  _compare(found, names)
+  _compare(found, names, fused=environment is AVX2)
 
 
 # The in-tree cache of a package that may only be read; HOME is where the user's cache is.
