@@ -12,10 +12,7 @@ by an activation vector; which loop it compiles to follows from the types:
 
 Interleaving the pair's bfloat16 makes one load serve two blocks, and its
 integers make the multiply-add of neighbouring int16 (`pmaddwd`) serve two
-blocks. For that the two activations must stand side by side: `Columns` of
-integers multiply activations that are spread out, each int16 in the high half
-of a uint32, so that a load of four bytes from the middle of one gives the low
-half of a word and its neighbour does not disturb.
+blocks.
 """
 
 import typing
@@ -154,23 +151,6 @@ def _activations(builder, x, index, width):
   return simd.broadcast(builder, scalar, PAIR)
 
 
-def _spread_activations(builder, x, low, high, scalar):
-  """Two of the spread activations as 32 int16 in alternate lanes.
-
-  In two ways, for the two pairs of a group: they keep different units of the
-  processor busy, and together they are faster than either (2.6 cycles a pair
-  on Zen 4, against 2.8).
-  """
-  kind = ir.VectorType(I16, PAIR)
-  halves = builder.bitcast(x, I16.as_pointer())
-  middle = builder.add(builder.shl(low, I64(1)), I64(1))
-  low, high = simd.load_as(builder, halves, middle, I32), simd.load_as(builder, x, high, I32)
-  if scalar:
-    return builder.bitcast(simd.broadcast(builder, builder.or_(low, high)), kind)
-  low, high = (builder.bitcast(simd.broadcast(builder, v), kind) for v in (low, high))
-  return simd.shuffle(builder, low, high, [k + PAIR * (k % 2) for k in range(PAIR)])
-
-
 def _add_pair(context, builder, values_type, values, pair, x, indices, width,
               totals):
   """The accumulators after one pair; `width` inputs to a block."""
@@ -211,15 +191,9 @@ def add_column_group(typingctx, values, indices, x, group, totals):  # pylint: d
     word = simd.load_as(builder, indices, first, I64)  # four inputs by one load
     inputs = [builder.and_(builder.lshr(word, I64(16 * k)), I64(0xFFFF)) for k in range(4)]
     for k, pair in enumerate((first, builder.add(first, I64(1)))):
-      chosen, part = inputs[2 * k:2 * k + 2], slice(2 * k, 2 * k + 2)
-      kind = signature.args[0]
-      if kind.dtype in INTEGERS:
-        weights = _int16_weights(builder, kind, values, pair)
-        activations = _spread_activations(builder, x, *chosen, scalar=k == 0)
-        totals[2 * k] = multiply_neighbours(
-            context, builder, weights, activations, totals[2 * k])
-      else:
-        totals[part] = _add_pair(context, builder, kind, values, pair, x, chosen, 1, totals[part])
+      part = slice(2 * k, 2 * k + 2)
+      totals[part] = _add_pair(context, builder, signature.args[0], values, pair, x,
+                               inputs[part], 1, totals[part])
     return context.make_tuple(builder, signature.return_type, totals)
   return totals(values, indices, x, types.uintp, totals), codegen
 
@@ -331,8 +305,7 @@ def row_dot(matrix, x, row, unit):
 
   Args:
     matrix: Columns, Squares or Dense, borrowed.
-    x: borrowed float32 [N]; where the values are integers int16 [N], or for
-      Columns uint32 [N + 1], each int16 in the high half.
+    x: borrowed float32 [N], or int16 [N] where the values are integers.
     row: which sixteen outputs.
     unit: float32, what an int16 activation of 1 stands for.
   """

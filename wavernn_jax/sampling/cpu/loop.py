@@ -118,8 +118,7 @@ def scratch(network):
 
 def _activations(count):
   return step.Activations(
-      layout.aligned(count, np.float32), layout.aligned(count, np.int16),
-      layout.aligned(count + 1, np.uint32))
+      layout.aligned(count, np.float32), layout.aligned(count, np.int16))
 
 
 def load_state(network, memory, h):
@@ -127,7 +126,6 @@ def load_state(network, memory, h):
   units = memory.units
   memory.h.plain[:units] = h
   memory.h.short[:units] = np.rint(np.clip(h, -1, 1) * network.limit)
-  memory.h.spread[:units] = memory.h.short[:units].astype(np.uint32) << 16
 
 
 def _call(network, frames, hop, state, options, position, codes, forced,

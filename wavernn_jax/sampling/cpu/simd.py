@@ -252,17 +252,6 @@ def store_int16(typingctx, array, index, vector):  # pylint: disable=unused-argu
 
 
 @intrinsic
-def store_spread(typingctx, array, index, vector):  # pylint: disable=unused-argument
-  """As `store_int16`, each number in the high half of a uint32."""
-  def codegen(context, builder, signature, args):
-    bits = builder.fadd(args[2], constant(F32X16, ROUNDER))
-    bits = builder.shl(builder.bitcast(bits, I32X16), constant(I32X16, 16))
-    builder.store(bits, address(builder, *args[:2], I32X16)).align = 4
-    return context.get_dummy_value()
-  return types.void(array, types.uintp, vector), codegen
-
-
-@intrinsic
 def keep_rolled(typingctx):  # pylint: disable=unused-argument
   """Forbid unrolling of the loop around this.
 

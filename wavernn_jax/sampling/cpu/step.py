@@ -19,10 +19,9 @@ LOG2E = 1.4426950408889634
 
 
 class Activations(typing.NamedTuple):
-  """A vector in each form that a matrix may multiply; unused ones stay zero."""
-  plain: np.ndarray   # float32 [N]
-  short: np.ndarray   # int16 [N], times a limit of the network
-  spread: np.ndarray  # uint32 [N + 1], the same in the high halves
+  """A vector in both forms that a matrix may multiply; an unused one stays zero."""
+  plain: np.ndarray  # float32 [N]
+  short: np.ndarray  # int16 [N], times a limit of the network
 
 
 class Scratch(typing.NamedTuple):
@@ -40,12 +39,6 @@ class Scratch(typing.NamedTuple):
 # Activations for matrices, by their types.
 
 
-def _form(matrix):
-  if not kernels.is_integer(matrix):
-    return 'plain'
-  return 'spread' if matrix.instance_class is kernels.Columns else 'short'
-
-
 def operand(matrix, x, start):
   """The form of an activation that a matrix multiplies, from `start` on."""
   raise NotImplementedError('for nopython code')
@@ -53,45 +46,37 @@ def operand(matrix, x, start):
 
 @overload(operand)
 def _operand(matrix, x, start):  # pylint: disable=unused-argument
-  return {
-      'plain': lambda matrix, x, start: simd.offset(x.plain, start),
-      'short': lambda matrix, x, start: simd.offset(x.short, start),
-      'spread': lambda matrix, x, start: simd.offset(x.spread, start),
-  }[_form(matrix)]
+  if kernels.is_integer(matrix):
+    return lambda matrix, x, start: simd.offset(x.short, start)
+  return lambda matrix, x, start: simd.offset(x.plain, start)
 
 
-def store_integers(matrices, x, start, vector):
-  """Write sixteen numbers, rounded, in the integer forms that the matrices need."""
+def store_short(matrices, x, start, vector):
+  """Write sixteen numbers as int16 if one of the matrices needs them."""
   raise NotImplementedError('for nopython code')
 
 
-@overload(store_integers)
-def _store_integers(matrices, x, start, vector):  # pylint: disable=unused-argument
-  forms = {_form(m) for m in matrices.types}
-  short, spread = 'short' in forms, 'spread' in forms
-
-  def implementation(matrices, x, start, vector):
-    if short:
-      simd.store_int16(x.short, start, vector)
-    if spread:
-      simd.store_spread(x.spread, start, vector)
-  return implementation
+@overload(store_short)
+def _store_short(matrices, x, start, vector):  # pylint: disable=unused-argument
+  if any(map(kernels.is_integer, matrices.types)):
+    return lambda matrices, x, start, vector: simd.store_int16(x.short, start, vector)
+  return lambda matrices, x, start, vector: None
 
 
 @register_jitable
 def round_state(network, x, start, h):
-  """Store sixteen units of the state as the integers that are needed."""
+  """Store sixteen units of the state as int16 if that is needed."""
   h = simd.maximum(simd.minimum(h, splat(1.0)), splat(-1.0))
-  store_integers((network.recurrent, network.coarse.project, network.fine.project),
-                 x, start, h * splat(network.limit))
+  store_short((network.recurrent, network.coarse.project, network.fine.project),
+              x, start, h * splat(network.limit))
 
 
 @register_jitable
 def quantise(matrix, x, count, greatest, limit):
-  """Fill the integer form that the matrix needs; returns what 1 stands for."""
+  """Fill the int16 form if the matrix needs it; returns what 1 stands for."""
   scale = limit / max(greatest, np.float32(1e-30))
   for start in range(0, count, LANES):
-    store_integers((matrix,), x, start, load(x.plain, start) * splat(scale))
+    store_short((matrix,), x, start, load(x.plain, start) * splat(scale))
   return greatest / limit
 
 
