@@ -43,7 +43,7 @@ def test_the_plot_has_a_line_for_every_width(tmp_path):
 @pytest.mark.parametrize('text', ['', 'progress only', '{"rows": []}', '[]'])
 def test_results_of_another_kind_are_one_clear_error(tmp_path, text):
   (tmp_path / 'out.json').write_text(text)
-  with pytest.raises(InputError, match='--results='):
+  with pytest.raises(InputError, match='--json='):
     plot.read_rows(tmp_path / 'out.json')
 
 

@@ -30,10 +30,10 @@ def read_rows(path) -> list[dict]:
   try:
     rows = json.loads(pathlib.Path(path).read_text().strip().splitlines()[-1])['rows']
   except (OSError, ValueError, LookupError, TypeError) as error:
-    raise InputError(f'--results={path}: found {error!r}, expected the output of experiments.'
+    raise InputError(f'--json={path}: found {error!r}, expected the output of experiments.'
                      'benchmarks.cpu_sampling, whose last line holds rows.') from error
   if not rows:
-    raise InputError(f'--results={path}: holds no rows.')
+    raise InputError(f'--json={path}: holds no rows.')
   return rows
 
 

@@ -30,33 +30,33 @@ def dense_of(cells: dict, name: tuple):
 
 def figure(cells: dict):
   """One panel a training length: a line a budget, and the other blocks as marks."""
-  lengths = sorted({name[0] for name in cells})
+  lengths, budgets = (sorted({name[i] for name in cells}) for i in (0, 1))
   result = pictures.new_figure(5 * len(lengths), 4)
   panels = result.subplots(1, len(lengths), squeeze=False, sharex=True, sharey=True)[0]
   for panel, updates in zip(panels, lengths, strict=True):
-    for budget in sorted({name[1] for name in cells if name[0] == updates}):
+    for color, budget in enumerate(budgets):
       line = sorted((n for n in cells if n[:2] == (updates, budget)
                      and n[3] in ('dense', '16x1')), key=lambda n: n[2])
-      _points(panel, cells, line, f'{budget:,} parameters', 'o-')
+      _points(panel, cells, line, f'{budget:,} parameters', 'o-', f'C{color}')
     for block, marker in (('4x4', 's'), ('1x1', '^')):
       _points(panel, cells, [n for n in cells if n[0] == updates and n[3] == block],
-              f'{block} blocks', marker)
+              f'{block} blocks', marker, 'black')
     panel.set(title=f'{updates:,} updates', xlabel='sparsity')
     panel.xaxis.set_major_formatter('{x:.0%}')
     panel.grid(alpha=0.3)
+    panel.legend(fontsize='small')
   panels[0].set_ylabel('held-out NLL (nats/sample)')
-  panels[0].legend(fontsize='small')
   return result
 
 
-def _points(panel, cells, names, label, style):
+def _points(panel, cells, names, label, style, color):
   """NLLs, with the intervals of their differences to the dense model as bars."""
   if not names:
     return
   nll = [cells[n].nll for n in names]
   bars = [study.interval_bar(cells[name], dense_of(cells, name)) for name in names]
   panel.errorbar([n[2] for n in names], nll, yerr=list(zip(*bars, strict=True)), fmt=style,
-                 capsize=3, label=label)
+                 color=color, capsize=3, label=label)
 
 
 def table(cells: dict) -> str:
