@@ -13,8 +13,9 @@ import os
 import jax
 import numpy as np
 
-from wavernn_jax import audio, backend, corpus, draw
+from wavernn_jax import audio, backend, draw
 from wavernn_jax.config import Config
+from wavernn_jax.data import corpus
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import conditioning, wavernn
 from wavernn_jax.sampling import scan
