@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from wavernn_jax import audio, draw, likelihood, products
 from wavernn_jax.config import MelConfig, ModelConfig
 from wavernn_jax.models import cell, conditioning
+from wavernn_jax.models.system import Timing
 
 BYTES = ('coarse', 'fine')
 # Speech lies within a few hundredths of [−1, 1] most of the time. Adam moves every
@@ -78,9 +79,9 @@ def output_layer(inputs: int, projection: int, values: int, rngs: nnx.Rngs,
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class WaveRNN:
-  """The model as functions of parameters and state (the interface of all models).
+  """The model as functions of parameters and state (system.py).
 
-  Parameters are a nested dict of arrays. The state is a dict: `h` BxH,
+  The state is a dict: `h` BxH,
   `sample` B, the last int16 sample, and `index` B, the samples before it.
   """
 
@@ -88,15 +89,8 @@ class WaveRNN:
   mel: MelConfig
 
   @property
-  def context(self) -> int:
-    """Frames before the first and after the last of a block that it depends on."""
-    return conditioning.context(self.config) + 1
-
-  past = 1  # samples before a crop that it takes
-  ahead = 0  # samples after a crop or block that its likelihood takes
-  lanes = 1  # samples of a step; lane s has the samples s, s + lanes, ..
-  delay = 0  # samples by which `sample` is late: its first so many are none of the utterance
-  lag = 0  # frames before the context of a block that `sample` takes on account of that
+  def timing(self) -> Timing:
+    return Timing(margin=conditioning.margin(self.config) + 1)
 
   def frames(self, samples: int) -> int:
     """Frames F that so many samples from a frame boundary on take, context included."""
