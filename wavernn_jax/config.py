@@ -163,6 +163,7 @@ class TrainConfig:
   crop: int = 960  # samples, paper
   burn_in: int = 0  # first samples of a crop that carry no loss
   input_noise: float = 0.0  # std of noise on the inputs c, f in [-1, 1]
+  flip_polarity: bool = False  # of a random half of the crops
   seed: int = 0
   log_every: int = 50  # steps
   eval_every: int = 2_000  # steps; also writes TensorBoard audio
