@@ -66,7 +66,7 @@ def speech(model, samples, batch=2, seed=0, dtype=np.float32):
   rng = np.random.default_rng(seed)
   mel = np.stack([log_mel(model.mel, model.frames(samples), seed + b, dtype)
                   for b in range(batch)])
-  return rng.integers(-2**15, 2**15, (batch, samples + model.ahead)).astype(np.int16), mel
+  return rng.integers(-2**15, 2**15, (batch, samples + model.timing.ahead)).astype(np.int16), mel
 
 
 def nats(model, params, pcm, mel, state=None):
@@ -115,8 +115,8 @@ def assert_pieces_with_carried_state_are_the_whole(model):
   whole, _ = nats(model, params, pcm, mel)
   state, pieces = None, []
   for first, last in ((0, 1), (1, 3), (3, 4)):
-    found, state = nats(model, params, pcm[:, first * hop:last * hop + model.ahead],
-                        mel[:, first:last + 2 * model.context], state)
+    found, state = nats(model, params, pcm[:, first * hop:last * hop + model.timing.ahead],
+                        mel[:, first:last + 2 * model.timing.margin], state)
     pieces.append(found)
   np.testing.assert_allclose(np.concatenate(pieces, axis=2), whole, rtol=1e-4, atol=1e-4)
 

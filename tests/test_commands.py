@@ -50,7 +50,8 @@ def test_evaluation_is_the_mean_over_whole_utterances(run):
     pcm = _read(path)
     mel = audio.utterance_log_mel(pcm, config.mel)
     window = np.full((model.frames(len(pcm)), config.mel.bands), audio.mel_floor(config.mel))
-    window[model.context:model.context + len(mel)] = mel[:len(window) - model.context]
+    margin = model.timing.margin
+    window[margin:margin + len(mel)] = mel[:len(window) - margin]
     parts, _ = model.nats(params, model.initial_state(1), pcm[None], window[None].astype('f4'))
     nats += sum(float(np.asarray(p, np.float64).sum()) for p in parts.values())
     samples += len(pcm)

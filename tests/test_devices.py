@@ -140,7 +140,7 @@ def after(config, devices, steps=3):
   mesh = Mesh(np.array(jax.devices()[:devices]), ('data',))
   replicated, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ('data',)))
   crop = config.train.crop
-  shape = crops.CropShape(crop, model.frames(crop), model.context)
+  shape = crops.CropShape(crop, model.frames(crop), model.timing.margin)
   batches = crops.crop_batches(loop.load_corpus(config)[0], shape, config.mel,
                               config.train.batch, 0)
   state = jax.device_put(step_lib.initial_state(model.init(0), config), replicated)
@@ -175,7 +175,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(config):
   """One device; with the noise that every crop has as part of the whole batch."""
   train_set, _ = loop.load_corpus(config)
   model, crop = models.build(config), config.train.crop
-  shape = crops.CropShape(crop, model.frames(crop), model.context)
+  shape = crops.CropShape(crop, model.frames(crop), model.timing.margin)
   batch = next(crops.crop_batches(train_set, shape, config.mel, 16, 0))
   batch['noise'] = step_lib.input_noise(jax.random.key(1), 16, config)
   loss = jax.value_and_grad(

@@ -58,7 +58,7 @@ class Setup:
 def batches(tiny_config):
   train_set, _ = loop.load_corpus(tiny_config)
   crop, model = tiny_config.train.crop, models.build(tiny_config)
-  shape = crops.CropShape(crop, model.frames(crop), model.context)
+  shape = crops.CropShape(crop, model.frames(crop), model.timing.margin)
   source = crops.crop_batches(train_set, shape, tiny_config.mel, 4, 0)
   return [next(source) for _ in range(7)]
 
@@ -216,7 +216,7 @@ def test_nan_in_the_middle_leaves_the_checkpoint_before_it(tiny_config, tmp_path
     return pcm, jnp.where(pcm[0, 0] == poisoned.at, jnp.nan, mel_BxFxM)
   train_set, _ = loop.load_corpus(tiny_config)
   model, crop = models.build(tiny_config), tiny_config.train.crop
-  shape = crops.CropShape(crop, model.frames(crop), model.context)
+  shape = crops.CropShape(crop, model.frames(crop), model.timing.margin)
   order = crops.crop_batches(train_set, shape, tiny_config.mel, 4, tiny_config.train.seed)
   firsts = [int(next(order)['pcm'][0, 0]) for _ in range(20)]
   step = next(s for s in range(8, 20) if firsts[s - 1] not in firsts[:s - 1])

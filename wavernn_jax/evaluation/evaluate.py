@@ -29,7 +29,8 @@ class Evaluator:
     state; what pads a row carries no likelihood.
     """
     order = np.argsort([-u.samples for u in utterances], kind='stable')
-    sums = {byte: np.zeros((len(utterances), self._model.lanes)) for byte in ('coarse', 'fine')}
+    shape = len(utterances), self._model.timing.lanes
+    sums = {byte: np.zeros(shape) for byte in ('coarse', 'fine')}
     for first in range(0, len(order), self._config.batch):
       lanes = order[first:first + self._config.batch]
       for byte, nats in self._batch_nats(params, [utterances[i] for i in lanes],
@@ -42,21 +43,21 @@ class Evaluator:
     block = frames * mel.hop
     blocks = -(-max(u.samples for u in utterances) // block)
     batch = self._config.batch
-    pcm = np.zeros((batch, blocks * block + model.ahead), np.int16)
-    mels = np.full((batch, blocks * frames + 2 * model.context, mel.bands),
+    pcm = np.zeros((batch, blocks * block + model.timing.ahead), np.int16)
+    mels = np.full((batch, blocks * frames + 2 * model.timing.margin, mel.bands),
                    audio.mel_floor(mel), np.float32)
     lengths = np.zeros(batch, int)
     for lane, u in enumerate(utterances):
       lengths[lane] = u.samples
       pcm[lane, :u.samples] = u.read(0, u.samples, mel.sample_rate)
       mel_FxM = corpus.utterance_mel(u, mel)
-      mels[lane, model.context:model.context + len(mel_FxM)] = mel_FxM
+      mels[lane, model.timing.margin:model.timing.margin + len(mel_FxM)] = mel_FxM
     state, sums = model.initial_state(batch), {'coarse': 0.0, 'fine': 0.0}
     for b in range(blocks):
       inside = np.clip(lengths - b * block, 0, block)
       nats, state = self._block_nats(
-          params, state, pcm[:, b * block:(b + 1) * block + model.ahead],
-          mels[:, b * frames:(b + 1) * frames + 2 * model.context], inside)
+          params, state, pcm[:, b * block:(b + 1) * block + model.timing.ahead],
+          mels[:, b * frames:(b + 1) * frames + 2 * model.timing.margin], inside)
       # Sums over blocks in float64: an utterance has up to 10⁶ samples.
       sums = {byte: sums[byte] + np.asarray(n, np.float64) for byte, n in nats.items()}
       progress(int(inside.sum()))
@@ -66,7 +67,7 @@ class Evaluator:
 def _block_nats(model, params, state, pcm_BxT, mel_BxFxM, inside_B):
   nats, state = model.nats(params, state, pcm_BxT, mel_BxFxM)
   mask = np.arange(nats['coarse'].shape[1]) < inside_B[:, None]
-  return {byte: (n * mask).reshape(len(n), -1, model.lanes).sum(axis=1)
+  return {byte: (n * mask).reshape(len(n), -1, model.timing.lanes).sum(axis=1)
           for byte, n in nats.items()}, state
 
 

@@ -131,7 +131,7 @@ class Residuals:
 
   def _frame_filters(self, mel_BxFxM) -> prediction.Filter:
     """Filters of the frames −1, 0, ..; leading axes FxB."""
-    margin, taps = conditioning.context(self.config), self.config.taps
+    margin, taps = conditioning.margin(self.config), self.config.taps
     frames_FxBxM = mel_BxFxM[:, margin:mel_BxFxM.shape[1] - margin].swapaxes(0, 1)
     found = prediction.spectral_filter(
         frames_FxBxM, np.ones((1, taps), bool), prediction.offsets(taps), self.mel)

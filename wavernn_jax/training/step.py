@@ -72,9 +72,10 @@ def crop_loss(model, params, batch, config: Config):
   `config.train.burn_in` samples, which suffer from that, carry no loss.
   """
   pcm, mel_BxFxM = crops.crop_inputs(batch, config.mel)
-  state = model.crop_state(pcm[:, :model.past])
+  state = model.crop_state(pcm[:, :model.timing.past])
   noise = batch['noise'].swapaxes(0, 1) if 'noise' in batch else None
-  parts = model.loss(params, state, pcm[:, model.past:], mel_BxFxM, config.train.burn_in, noise)
+  parts = model.loss(
+      params, state, pcm[:, model.timing.past:], mel_BxFxM, config.train.burn_in, noise)
   return sum(parts.values()), {f'nll_{byte}': value for byte, value in parts.items()}
 
 
