@@ -96,7 +96,7 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str =
             **evaluation.summary(sums, samples, config.evaluation),
             **evaluation.lane_summary(lane_sums, samples)}
   train_set = corpus.load_utterances(paths['train'], config.data, config.mel, 1, keep_pcm=False)
-  result['baselines'] = evaluation.baseline_summary(train_set, held_out, config.mel.sample_rate)
+  result['baselines'] = evaluation.baseline_summary(train_set, held_out, config.mel)
   chosen = held_out[:config.evaluation.free_running]
   if chosen:
     result['temperatures'] = list(temperatures)
