@@ -50,6 +50,8 @@ def train(config: Config, workdir: str, mel_preset: str = '') -> dict:
   rows = journal.read_rows(pathlib.Path(workdir) / 'metrics.jsonl')
   picture = pathlib.Path(workdir) / 'learning_curve.png'
   pictures.save(pictures.learning_curve(rows), picture)
+  voice = pictures.voice_curve(rows, config.train.batch * config.train.crop)
+  pictures.save(voice, picture.with_name('voice_curve.png'))
   evaluated = [row for row in rows if 'valid_nll' in row]
   return _print({'step': step, **(evaluated[-1] if evaluated else {})})
 
