@@ -1,19 +1,23 @@
 """WaveNet: causality by gradients, carried state, sampling against likelihood."""
 
+import dataclasses
 import functools
 
 import jax
 import numpy as np
 import pytest
 import random_models
-from random_models import MEL, build_wavenet as build, nats, parameters, speech
+from random_models import MEL, build_wavenet as build, nats, parameters, speech as random_speech
 
-from wavernn_jax import config as config_lib, config_rules, draw
+from wavernn_jax import audio, config as config_lib, config_rules, draw
 from wavernn_jax.errors import InputError
-from wavernn_jax.models import conditioning, context, mixture, wavenet
+from wavernn_jax.models import conditioning, context, mixture, prediction, wavenet
 from wavernn_jax.sampling import scan
 
 NET = build()
+# What is coded: samples, or residuals of the prediction from the spectrogram.
+BOTH = pytest.mark.parametrize('net', [NET, build(prediction='spectral', taps=7)],
+                               ids=['samples', 'residuals'])
 FRAMES, BLOCK = 9, 4
 
 sampler, whole = random_models.drawn_once(build, BLOCK, FRAMES)
@@ -35,12 +39,12 @@ def test_parameters_depend_on_the_seed_alone():
   assert sorted(first) == ['blocks', 'conditioning', 'input', 'outputs']
 
 
-@pytest.mark.parametrize('trained', [False, True])
-def test_every_parameter_has_a_gradient(trained):
-  params = parameters(NET) if trained else NET.init(3)
-  pcm, mel = speech(NET, 40, batch=4)
+@BOTH
+def test_every_parameter_has_a_gradient(net):
+  pcm, mel = random_speech(net, 40, batch=4)
+  params = net.init(3)
   def total(params):
-    return sum(NET.loss(params, NET.initial_state(4), pcm, mel).values())
+    return sum(net.loss(params, net.initial_state(4), pcm, mel).values())
   for path, gradient in jax.tree.leaves_with_path(jax.jit(jax.grad(total))(params)):
     name = jax.tree_util.keystr(path)
     assert np.isfinite(gradient).all() and gradient.any(), name
@@ -75,10 +79,21 @@ def test_gradients_are_zero_exactly_outside_the_reach():
   np.testing.assert_array_equal(found, np.stack([expected] * context.INPUTS, axis=-1))
 
 
+@BOTH
 @pytest.mark.parametrize('t', [0, 5, 18])
+def test_a_sample_matters_to_no_earlier_one(net, t):
+  pcm, mel = random_speech(net, 20)
+  changed = pcm.copy()
+  changed[:, t] ^= 0x0101
+  before, after = (nats(net, parameters(net), p, mel)[0].sum(axis=0) for p in (pcm, changed))
+  np.testing.assert_array_equal(after[:, :t], before[:, :t])
+  assert (after != before)[:, t:t + 3].all()
+
+
+@pytest.mark.parametrize('t', [0, 5])
 def test_a_sample_matters_to_its_own_likelihood_and_to_later_ones_in_reach(t):
   with jax.enable_x64(True):  # the furthest taps have a small part in it
-    pcm, mel = speech(NET, 20, dtype=np.float64)
+    pcm, mel = random_speech(NET, 20, dtype=np.float64)
     changed = pcm.copy()
     changed[:, t] ^= 0x0101
     params = parameters(NET, dtype=np.float64)
@@ -94,7 +109,7 @@ def test_a_mel_frame_is_heard_from_its_context_on(center):
   mel_config = config_lib.MelConfig(**{**vars(MEL), 'center': center})
   model = wavenet.WaveNet(NET.config, mel_config)
   frames, frame, hop = 8, 5, MEL.hop
-  pcm, mel = speech(model, frames * hop)
+  pcm, mel = random_speech(model, frames * hop)
   changed = mel.copy()
   changed[:, frame + model.context] += 2
   before, after = (nats(model, parameters(model), pcm, m)[0] for m in (mel, changed))
@@ -107,7 +122,7 @@ def test_a_mel_frame_is_heard_from_its_context_on(center):
 
 
 def test_the_likelihood_is_that_of_the_mixture_at_each_sample():
-  pcm, mel = speech(NET, 12)
+  pcm, mel = random_speech(NET, 12)
   params = parameters(NET)
   heard = np.concatenate([np.zeros((2, 1)), pcm[:, :-1]], axis=1).astype(np.float32)
   outputs, _ = NET.outputs(params, NET.initial_state(2)['queue'], context.hear_value(heard.T), mel)
@@ -116,20 +131,36 @@ def test_the_likelihood_is_that_of_the_mixture_at_each_sample():
                              atol=1e-3)
 
 
-def test_pieces_with_carried_state_are_the_whole():
-  random_models.assert_pieces_with_carried_state_are_the_whole(NET)
+@BOTH
+def test_all_values_of_a_sample_sum_to_one(net):
+  """Residuals too, modulo 2¹⁶."""
+  t, values = 2, np.arange(-2**15, 2**15).astype(np.int16)
+  past, mel = random_speech(net, t + 1, batch=1)
+  pcm = np.broadcast_to(past, (len(values), t + 1)).copy()
+  pcm[:, t] = values
+  mel = np.broadcast_to(mel, (len(values), *mel.shape[1:]))
+  found, _ = nats(net, parameters(net), pcm, mel)
+  assert np.exp(-np.float64(found.sum(axis=0)[:, t])).sum() == pytest.approx(1, abs=1e-3)
+  coarse = np.exp(-np.float64(found[0, :, t])).reshape(256, 256)
+  assert coarse.sum() / 256 == pytest.approx(1, abs=1e-3)
 
 
+@BOTH
+def test_pieces_with_carried_state_are_the_whole(net):
+  random_models.assert_pieces_with_carried_state_are_the_whole(net)
+
+
+@BOTH
 @pytest.mark.parametrize('burn_in', [0, 7])
-def test_loss_is_the_mean_of_nats_after_the_burn_in(burn_in):
+def test_loss_is_the_mean_of_nats_after_the_burn_in(net, burn_in):
   with jax.enable_x64(True):
-    pcm, mel = speech(NET, 24, dtype=np.float64)
+    pcm, mel = random_speech(net, 24, dtype=np.float64)
     random_models.assert_loss_is_the_mean_of_nats(
-        NET, parameters(NET, dtype=np.float64), NET.initial_state(2), pcm, mel, burn_in)
+        net, parameters(net, dtype=np.float64), net.initial_state(2), pcm, mel, burn_in)
 
 
 def test_a_crop_hears_the_sample_before_it():
-  pcm, mel = speech(NET, 8)
+  pcm, mel = random_speech(NET, 8)
   losses = [NET.nats(parameters(NET), NET.crop_state(np.full((2, 1), value, np.int16)), pcm,
                      mel)[0]['coarse'][:, 0] for value in (0, 3_000)]
   assert (losses[0] != losses[1]).all()
@@ -138,7 +169,7 @@ def test_a_crop_hears_the_sample_before_it():
 
 
 def test_noise_on_the_inputs_is_heard():
-  pcm, mel = speech(NET, 8)
+  pcm, mel = random_speech(NET, 8)
   loss = jax.jit(lambda noise: NET.loss(
       parameters(NET), NET.initial_state(2), pcm, mel, input_noise=noise))
   zero = np.zeros((8, 2, 3), np.float32)
@@ -152,71 +183,95 @@ def test_noise_on_the_inputs_is_heard():
 
 def test_an_untrained_model_is_no_worse_than_uniform_on_quiet_samples():
   rng = np.random.default_rng(0)
-  _, mel = speech(NET, 400)
+  _, mel = random_speech(NET, 400)
   pcm = np.rint(rng.normal(0, 200, (2, 400))).astype(np.int16)
   found, _ = nats(NET, NET.init(0), pcm, mel)
   assert found.sum(axis=0).mean() < np.log(2**16) - 2
 
 
+def test_an_untrained_model_of_residuals_is_the_closed_form(speech, mel):
+  """A Laplace distribution of scale 0.7 σ."""
+  pcm = speech(0.5)
+  frames = audio.utterance_log_mel(pcm, mel)
+  net = wavenet.WaveNet(dataclasses.replace(
+      random_models.WAVENET, prediction='spectral', taps=32, mixtures=10), mel)
+  samples, margin = 70 * mel.hop, net.context
+  window = np.pad(frames[:70 + margin], ((margin, 0), (0, 0)),
+                  constant_values=audio.mel_floor(mel))[None]
+  found, _ = nats(net, net.init(0), pcm[None, :samples], window)
+  padded = np.pad(pcm[None, :samples], ((0, 0), (net.past, 0)))
+  step, values = net.inputs.sequence(padded, window, np.float32)
+  scale = 0.7 * np.asarray(step.unit)
+  laplace = np.log(2 * scale) + np.abs(np.float32(values)) / scale
+  assert found.sum(axis=0).mean() == pytest.approx(laplace.mean(), abs=0.1)
+  assert laplace.mean() < np.log(2**16) - 4
+
+
 # Sampling
 
 
-def test_draws_again_from_the_teacher_forced_network_give_the_samples():
+@BOTH
+def test_draws_again_from_the_teacher_forced_network_give_the_samples(net):
   """Also after the queues have been round several times, and from a carried state."""
   samples, keys = 11 * MEL.hop + 3, draw.keys(5, range(3))
   with jax.enable_x64(True):  # a place rounds to one value or the next
-    params = parameters(NET, dtype=np.float64)
-    mel = np.stack([log_mel(NET.frames(samples), b, np.float64) for b in range(3)])
-    pcm, before = speech(NET, 6 * MEL.hop, batch=3, dtype=np.float64)
-    _, start = nats(NET, params, pcm, before)
+    params = parameters(net, dtype=np.float64)
+    mel = np.stack([log_mel(net.frames(samples), b, np.float64) for b in range(3)])
+    pcm, before = random_speech(net, 6 * MEL.hop, batch=3, dtype=np.float64)
+    _, start = nats(net, params, pcm, before)
     for temperatures in ((1.0, 1.0), (0.5, 0.8), (0.0, 0.0)):
-      drawn, end = jax.jit(NET.sample, static_argnames='samples')(
+      drawn, end = jax.jit(net.sample, static_argnames='samples')(
           params, start, mel, keys, np.array(temperatures), samples=samples)
-      components, queue = jax.jit(NET._run)(params, start, drawn, mel)
+      components, _, queue = jax.jit(net._run)(params, start, drawn, mel)
       uniforms = draw.uniforms(keys, start['index'], samples)
-      again = jax.vmap(mixture.sample, (0, 0, None))(components, uniforms, temperatures)
-      np.testing.assert_array_equal(again, drawn.T)
+      values = jax.vmap(mixture.sample, (0, 0, None))(components, uniforms, temperatures)
+      known = np.concatenate([start['pcm'], drawn], axis=1)
+      step, _ = net.inputs.sequence(known, mel, np.float64)
+      np.testing.assert_array_equal(prediction.decode(values, step.predicted), drawn.T)
       np.testing.assert_allclose(end['queue'], queue, atol=1e-9)
-      np.testing.assert_array_equal(end['pcm'], drawn[:, -1:])
+      np.testing.assert_array_equal(end['pcm'], known[:, -net.past:])
       np.testing.assert_array_equal(end['index'], start['index'] + samples)
       assert len(np.unique(drawn)) > 30
 
 
-def test_the_state_after_sampling_is_the_state_after_teacher_forcing():
+@BOTH
+def test_the_state_after_sampling_is_the_state_after_teacher_forcing(net):
   samples = 5 * MEL.hop
-  mel = np.stack([log_mel(NET.frames(samples), b) for b in range(2)])
-  pcm, drawn = jax.jit(NET.sample, static_argnames='samples')(
-      parameters(NET), NET.initial_state(2), mel, draw.keys(0, range(2)),
+  mel = np.stack([log_mel(net.frames(samples), b) for b in range(2)])
+  pcm, drawn = jax.jit(net.sample, static_argnames='samples')(
+      parameters(net), net.initial_state(2), mel, draw.keys(0, range(2)),
       np.ones(2, np.float32), samples=samples)
-  _, forced = nats(NET, parameters(NET), np.asarray(pcm), mel)
+  _, forced = nats(net, parameters(net), np.asarray(pcm), mel)
   assert sorted(forced) == sorted(drawn)
   for name, expected in forced.items():
     np.testing.assert_allclose(drawn[name], expected, atol=1e-4, err_msg=name)
 
 
-def test_pieces_of_any_length_with_carried_state_are_the_whole_sampling():
+@BOTH
+def test_pieces_of_any_length_with_carried_state_are_the_whole_sampling(net):
   frames, keys = 7, draw.keys(1, range(2))
-  run = jax.jit(NET.sample, static_argnames='samples')
+  run = jax.jit(net.sample, static_argnames='samples')
   with jax.enable_x64(True):
-    params = parameters(NET, dtype=np.float64)
-    mel = np.stack([log_mel(NET.frames(frames * MEL.hop), b, np.float64) for b in range(2)])
+    params = parameters(net, dtype=np.float64)
+    mel = np.stack([log_mel(net.frames(frames * MEL.hop), b, np.float64) for b in range(2)])
     ones = np.ones(2)
-    expected, end = run(params, NET.sampling_state(2), mel, keys, ones,
+    expected, end = run(params, net.sampling_state(2), mel, keys, ones,
                         samples=frames * MEL.hop)
-    state, pieces = NET.sampling_state(2), []
+    state, pieces = net.sampling_state(2), []
     for first, last in ((0, 1), (1, 4), (4, 7)):
-      pcm, state = run(params, state, mel[:, first:last + 2 * NET.context], keys, ones,
+      pcm, state = run(params, state, mel[:, first:last + 2 * net.context], keys, ones,
                        samples=(last - first) * MEL.hop)
       pieces.append(pcm)
   np.testing.assert_array_equal(np.concatenate(pieces, axis=1), expected)
   np.testing.assert_allclose(state['queue'], end['queue'], atol=1e-9)
 
 
-def test_a_stream_is_the_whole_utterance_however_it_is_cut():
+@pytest.mark.parametrize('fields', [{}, {'prediction': 'spectral', 'taps': 7}])
+def test_a_stream_is_the_whole_utterance_however_it_is_cut(fields):
   for cuts in ([], [1, 2, 3], [0, 5, 5, FRAMES]):
     chunks = np.split(log_mel(FRAMES), cuts)
-    found = list(scan.stream_blocks(sampler(), chunks, draw.keys(0, [0])))
-    np.testing.assert_array_equal(np.concatenate(found), whole())
+    found = list(scan.stream_blocks(sampler(**fields), chunks, draw.keys(0, [0])))
+    np.testing.assert_array_equal(np.concatenate(found), whole(**fields))
 
 
 def test_a_row_does_not_depend_on_its_neighbours():
@@ -242,7 +297,7 @@ def test_unrolling_and_donation_change_no_sample():
 
 def test_bfloat16_products_stay_near_float32():
   low = build(compute_dtype='bfloat16')
-  pcm, mel = speech(NET, 24)
+  pcm, mel = random_speech(NET, 24)
   params = NET.init(0)
   plain, rounded = (nats(model, params, pcm, mel)[0] for model in (NET, low))
   assert (plain != rounded).any()

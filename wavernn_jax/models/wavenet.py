@@ -1,19 +1,18 @@
 """WaveNet, which the paper compares with: gated dilated causal convolutions, 16-bit output.
 
-    x⁰_t     = W v_{t−1} + b                       v: the last sample's value and level
+    x⁰_t     = W v_t + b                           v: of the samples before t
     [f, g]   = W x_{t−d} + V x_t + c_t             block i, d = 1, 2, 4, .. of its cycle
     z        = tanh(f) ∘ σ(g)
     [r, k]   = U z + b
     xⁱ⁺¹_t   = x_t + r,   skip = Σ k / √blocks
-    P(s_t)   = mixture of logistics of O₂ relu(O₁ relu(skip))        models/mixture.py
+    P(s_t)   = mixture of logistics of O₂ relu(O₁ relu(skip))        mixture.py
 
 The paper's has 30 blocks in 3 cycles of dilations 1 .. 512: two products one after the
 other a block, so 60 sequential operations a sample where WaveRNN has 5. Like the gates of
 models/conditioning.py, c_t comes from the mel with the bias of the gates in it.
 
-A sample is heard as two numbers: its value, which linear prediction takes, and its level,
-the logarithm to both sides of zero, which tells quiet speech apart. One of them alone is
-either blind at 3e−4 of full scale or crooked.
+What v is, and whether the mixture is of the samples or of the residuals of a prediction,
+is wavenet_inputs.py's.
 
 Teacher forcing runs whole crops in parallel. Sampling makes a step of all blocks from
 queues of their past inputs (Paine et al., Fast WaveNet). Both call the same `block`, and
@@ -32,7 +31,7 @@ import numpy as np
 
 from wavernn_jax import draw, likelihood
 from wavernn_jax.config import MelConfig, ModelConfig
-from wavernn_jax.models import conditioning, context, mixture, wavernn
+from wavernn_jax.models import conditioning, context, mixture, wavenet_inputs, wavernn
 
 
 class _Parameters(nnx.Module):
@@ -41,7 +40,8 @@ class _Parameters(nnx.Module):
     units, residual, last = config.units, config.residual, config.blocks - 1
     self.conditioning = conditioning.Conditioning(
         config, mel, rngs, outputs=2 * units * config.blocks)
-    self.input = nnx.Linear(context.INPUTS, residual, rngs=rngs)
+    inputs = wavenet_inputs.of(config, mel)
+    self.input = nnx.Linear(inputs.width, residual, rngs=rngs)
     self.blocks = nnx.List([nnx.Dict({
         'taps': nnx.Linear(2 * residual, 2 * units, use_bias=False, rngs=rngs),
         # Nothing hears the residual of the last block.
@@ -54,7 +54,7 @@ class _Parameters(nnx.Module):
             config.projection, mixture.FIELDS * components, rngs=rngs,
             # Small beside the bias, which spreads the components.
             kernel_init=nnx.initializers.variance_scaling(0.01, 'fan_in', 'truncated_normal'),
-            bias_init=lambda *_: jnp.asarray(mixture.bias(components)))})
+            bias_init=lambda *_: jnp.asarray(mixture.bias(components, inputs.scales)))})
 
 
 def block(params, past, x, gates, skip: int, compute_dtype: str):
@@ -77,6 +77,10 @@ def block(params, past, x, gates, skip: int, compute_dtype: str):
   return outputs[..., :own] if own else None, outputs[..., own:]
 
 
+def _dtype(params):
+  return params['input']['kernel'].dtype
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class WaveNet:
   """The model, with the interface of `wavernn.WaveRNN`.
@@ -85,7 +89,7 @@ class WaveNet:
 
     queue  BxAxR  the inputs of each block that its dilation still reaches, the oldest
                   first, block after block
-    pcm    Bx1    the last sample, int16
+    pcm    BxN    the last `past` samples, int16
     index  B      samples before the next one
   """
 
@@ -97,7 +101,16 @@ class WaveNet:
     """Frames before the first and after the last of a block that it depends on."""
     return conditioning.context(self.config) + 1
 
-  past = 1  # samples before a crop that it takes
+  @functools.cached_property
+  def inputs(self):
+    """What is heard and coded, of wavenet_inputs.py."""
+    return wavenet_inputs.of(self.config, self.mel)
+
+  @property
+  def past(self) -> int:
+    """Samples before a crop that it takes."""
+    return self.inputs.past
+
   ahead = 0  # samples after a crop or block that its likelihood takes
   lanes = 1  # samples of a step
   delay = 0  # samples by which `sample` is late
@@ -111,7 +124,7 @@ class WaveNet:
 
   @property
   def reach(self) -> int:
-    """Past samples that a sample depends on other than through the mel."""
+    """Steps whose v a sample depends on."""
     return 1 + sum(self.dilations)
 
   def frames(self, samples: int) -> int:
@@ -130,7 +143,7 @@ class WaveNet:
     """The state at the start of a crop that `past` samples are known to precede."""
     batch = len(past_BxN)
     return {'queue': jnp.zeros((batch, sum(self.dilations), self.config.residual)),
-            'pcm': past_BxN, 'index': jnp.zeros((batch,), jnp.uint32)}
+            'pcm': past_BxN[:, -self.past:], 'index': jnp.zeros((batch,), jnp.uint32)}
 
   def sampling_state(self, batch: int):
     """The state of `sample` at the start of an utterance."""
@@ -154,10 +167,11 @@ class WaveNet:
       {'coarse': BxT, 'fine': BxT} in nats/sample, by the high byte and what the sample
       adds to it (models/mixture.py), and the state after the last.
     """
-    components, queue = self._run(params, state, pcm_BxT, mel_BxFxM)
-    nats = mixture.nats(components, pcm_BxT.T)
+    components, values_TxB, queue = self._run(params, state, pcm_BxT, mel_BxFxM)
+    nats = mixture.nats(components, values_TxB)
+    pcm_BxN = jnp.concatenate([state['pcm'], pcm_BxT], axis=1)
     return {byte: n.T for byte, n in nats.items()}, {
-        'queue': queue, 'pcm': pcm_BxT[:, -self.past:],
+        'queue': queue, 'pcm': pcm_BxN[:, -self.past:],
         'index': state['index'] + pcm_BxT.shape[1]}
 
   def loss(self, params, state, pcm_BxT, mel_BxFxM, burn_in: int = 0, input_noise=None):
@@ -167,23 +181,24 @@ class WaveNet:
       params, state, pcm_BxT, mel_BxFxM: as for `nats`.
       burn_in: first samples of each crop that carry no loss.
       input_noise: None, or noise TxBx3, of which the first two are added to the value
-        and the level that are fed in.
+        and the level of the last sample.
 
     Returns:
       {'coarse': mean, 'fine': mean} in nats/sample.
     """
-    components, _ = self._run(params, state, pcm_BxT, mel_BxFxM, input_noise)
-    nats = mixture.nats(components, pcm_BxT.T)
+    components, values_TxB, _ = self._run(params, state, pcm_BxT, mel_BxFxM, input_noise)
+    nats = mixture.nats(components, values_TxB)
     return {byte: n[burn_in:].mean() for byte, n in nats.items()}
 
   def _run(self, params, state, pcm_BxT, mel_BxFxM, input_noise=None):
-    """Mixtures TxBxJ of given samples, and the queues after them."""
-    before_BxT = jnp.concatenate([state['pcm'], pcm_BxT], axis=1)[:, self.past - 1:-1]
-    heard_TxBxE = context.hear_value(before_BxT.T.astype(jnp.float32))
+    """Mixtures TxBxJ at given samples, the values TxB that they are of, the queues after."""
+    step, values_TxB = self.inputs.sequence(
+        jnp.concatenate([state['pcm'], pcm_BxT], axis=1), mel_BxFxM, _dtype(params))
+    heard_TxBxE = step.heard
     if input_noise is not None:
-      heard_TxBxE = heard_TxBxE + input_noise[..., :context.INPUTS]
+      heard_TxBxE = heard_TxBxE.at[..., :context.INPUTS].add(input_noise[..., :context.INPUTS])
     outputs_TxBx3J, queue = self.outputs(params, state['queue'], heard_TxBxE, mel_BxFxM)
-    return mixture.mixture(outputs_TxBx3J, mixture.UNIT), queue
+    return mixture.mixture(outputs_TxBx3J, step.unit), values_TxB, queue
 
   def outputs(self, params, queue_BxAxR, heard_TxBxE, mel_BxFxM):
     """Outputs TxBx3J of the last layer from what is heard, and the queues after that."""
@@ -216,31 +231,31 @@ class WaveNet:
     Returns:
       int16 BxT and the state after the last sample.
     """
-    gates_FxBxG = self._frame_gates(params, mel_BxFxM)
-    gates_FxUxBxY = jnp.stack(gates_FxBxG, axis=1)
-    ring_TxU = self._ring(samples)
+    gates_FxUxBxY = jnp.stack(self._frame_gates(params, mel_BxFxM), axis=1)
+    filters, row_T = self.inputs.filters(mel_BxFxM, samples)
+    dtype = _dtype(params)
 
     def body(carry, at_t):
-      queue_AxBxR, sample_B = carry
-      ring_U, frame, weight, uniform_2xB = at_t
+      queue_AxBxR, tape = carry
+      ring_U, (frame, weight), row, uniform_2xB = at_t
       two = lax.dynamic_slice_in_dim(gates_FxUxBxY, frame, 2)
-      gates_UxBxY = (1 - weight) * two[0] + weight * two[1]
-      heard_Bx2 = context.hear_value(sample_B.astype(jnp.float32))
-      outputs, inputs_UxBxR = self._step(params, queue_AxBxR[ring_U], heard_Bx2, gates_UxBxY)
-      drawn = mixture.sample(mixture.mixture(outputs, mixture.UNIT), uniform_2xB, temperatures)
-      drawn = drawn.astype(jnp.int16)
-      return (queue_AxBxR.at[ring_U].set(inputs_UxBxR), drawn), drawn
+      step = self.inputs.before(tape, wavenet_inputs.rows(filters, row), dtype)
+      outputs_Bx3J, inputs_UxBxR = self._step(
+          params, queue_AxBxR[ring_U], step.heard, (1 - weight) * two[0] + weight * two[1])
+      value_B = mixture.sample(
+          mixture.mixture(outputs_Bx3J, step.unit), uniform_2xB, temperatures)
+      pcm_B, tape = self.inputs.after(tape, value_B, step)
+      return (queue_AxBxR.at[ring_U].set(inputs_UxBxR), tape), pcm_B
 
-    position = conditioning.frame_position(np.arange(samples), self.mel)
-    frame_T = np.floor(position).astype(np.int32)
-    uniform_Tx2xB = draw.uniforms(keys_Bx2, state['index'], samples)
-    queue = state['queue'].astype(gates_FxUxBxY.dtype).swapaxes(0, 1)
-    weight_T = jnp.asarray(position - frame_T, gates_FxUxBxY.dtype)
-    (queue, _), pcm_TxB = lax.scan(
-        body, (queue, state['pcm'][:, -1]), (ring_TxU, frame_T, weight_T, uniform_Tx2xB),
-        unroll=unroll)
-    return pcm_TxB.T, {'queue': self._oldest_first(queue, samples).swapaxes(0, 1),
-                       'pcm': pcm_TxB[-1:].T, 'index': state['index'] + samples}
+    carry = (state['queue'].astype(dtype).swapaxes(0, 1),
+             self.inputs.start(state['pcm'], filters))
+    (queue_AxBxR, _), pcm_TxB = lax.scan(
+        body, carry, (self._ring(samples), self._between_frames(samples, dtype), row_T,
+                      draw.uniforms(keys_Bx2, state['index'], samples)), unroll=unroll)
+    pcm_BxN = jnp.concatenate([state['pcm'], pcm_TxB.T], axis=1)
+    return pcm_TxB.T, {
+        'queue': self._oldest_first(queue_AxBxR, samples).swapaxes(0, 1),
+        'pcm': pcm_BxN[:, -self.past:], 'index': state['index'] + samples}
 
   def _step(self, params, past_UxBxR, heard_BxE, gates_UxBxY):
     """Outputs Bx3J at one sample from the past inputs of all blocks, and the new ones."""
@@ -250,6 +265,12 @@ class WaveNet:
       r, k = self._block(params, i, past_UxBxR[i], x_BxR, gates_UxBxY[i])
       skip, x_BxR = skip + k, x_BxR if r is None else x_BxR + r
     return self._last(params, skip), jnp.stack(inputs)
+
+  def _between_frames(self, samples: int, dtype):
+    """The frame T before each sample, from frame −1 on, and the weight T of the one after it."""
+    position_T = conditioning.frame_position(np.arange(samples), self.mel)
+    frame_T = np.floor(position_T).astype(np.int32)
+    return frame_T, jnp.asarray(position_T - frame_T, dtype)
 
   def _ring(self, samples: int) -> np.ndarray:
     """Rows TxU of the queues that each step takes and then replaces, of queues in order."""
