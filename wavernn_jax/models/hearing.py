@@ -97,7 +97,7 @@ class Residuals:
   def width(self) -> int:
     w = self.which
     n = next((int(x[4:]) for x in w if x.startswith('past')), 0)
-    return 2 * ('bytes' in w) + 2 * ('sample' in w) + 2 * ('predicted' in w) + n + ('tanh' in w) + ('diff' in w)+ ('value' in w)+('logscale' in w) + ('size' in w)*4 + 16*('embed' in w)
+    return 2 * ('bytes' in w) + 2 * ('sample' in w) + 2 * ('predicted' in w) + n + ('tanh' in w) + ('diff' in w)+ ('value' in w)+('logscale' in w) + next((int(x[4:]) for x in w if x.startswith('size')), 0) + 16*('embed' in w)
 
   @property
   def current_width(self):
@@ -147,8 +147,8 @@ class Residuals:
     out += over[:n]
     if 'tanh' in w:
       out += [jnp.tanh(past[0] / scale)]
-    if 'size' in w:
-      out += [jnp.abs(o) for o in over]
+    m = next((int(x[4:]) for x in w if x.startswith('size')), 0)
+    out += [jnp.abs(o) for o in over[:m]]
     if 'logscale' in w:
       out += [jnp.log(scale) / 4]
     return jnp.stack(out, axis=-1)

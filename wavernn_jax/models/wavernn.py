@@ -19,7 +19,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from wavernn_jax import audio, draw, likelihood
+from wavernn_jax import audio, draw, likelihood, products
 from wavernn_jax.config import MelConfig, ModelConfig
 from wavernn_jax.models import cell, conditioning, hearing
 from wavernn_jax.models.hearing import COARSE_GAIN  # noqa: F401
@@ -180,10 +180,7 @@ class WaveRNN:
 
   def _run(self, params, state, pcm_BxT, mel_BxFxM, input_noise=None):
     """States TxBxH after each of the given samples, and what was heard of them."""
-    heard = self.hearing.sequence(jnp.concatenate([state['pcm'], pcm_BxT], axis=1), mel_BxFxM)
-    x_TxBxH = conditioning.sample_gates(
-        params['conditioning'], mel_BxFxM, pcm_BxT.shape[1], self.config, self.mel)
-    x_TxBxH = self.add_heard(params, x_TxBxH, heard.previous, heard.current, input_noise)
+    x_TxBxH, heard = self.gate_inputs(params, state, pcm_BxT, mel_BxFxM, input_noise)
     h_TxBxH = cell.scan(self.recurrent(params), x_TxBxH, state['h'].astype(x_TxBxH[0].dtype))
     return h_TxBxH, heard
 
@@ -259,7 +256,7 @@ class WaveRNN:
     Returns:
       the carry after the last sample, and int16 samples TxB.
     """
-    recurrent = likelihood.loop_product(self.recurrent(params), len(x_TxBxH[0][0]))
+    recurrent = products.loop_product(self.recurrent(params), len(x_TxBxH[0][0]))
     weights_3xKxH = self._heard_weights(params)
     width = self.hearing.width
 
@@ -296,7 +293,14 @@ class WaveRNN:
   def recurrent(self, params):
     """R = [R_u, R_r, R_e], HxG, in the type of the products."""
     R_HxG = jnp.concatenate([params['recurrent'][gate] for gate in 'ure'], axis=1)
-    return R_HxG.astype(likelihood.product_dtype(R_HxG, self.config.compute_dtype))
+    return R_HxG.astype(products.product_dtype(R_HxG, self.config.compute_dtype))
+
+  def gate_inputs(self, params, state, pcm_BxT, mel_BxFxM, input_noise=None):
+    """(x_u, x_r, x_e), each TxBxH, of given samples, and what was heard of them."""
+    heard = self.hearing.sequence(jnp.concatenate([state['pcm'], pcm_BxT], axis=1), mel_BxFxM)
+    x_TxBxH = conditioning.sample_gates(
+        params['conditioning'], mel_BxFxM, pcm_BxT.shape[1], self.config, self.mel)
+    return self.add_heard(params, x_TxBxH, heard.previous, heard.current, input_noise), heard
 
   def add_heard(self, params, x_TxBxH, previous_TxBxK, current_TxBxC, input_noise=None):
     """Gate inputs with the contributions of what is heard, and of c_t."""

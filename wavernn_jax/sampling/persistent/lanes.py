@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wavernn_jax import audio, draw, likelihood
+from wavernn_jax import audio, draw, products
 from wavernn_jax.sampling import scan
-from wavernn_jax.sampling.pallas import checks, operands as operands_lib
+from wavernn_jax.sampling.persistent import checks, operands as operands_lib
 
 # Of frames that are one sample long: it lies on the first of the two frames around it.
 _ONE_SAMPLE = np.zeros(1, np.int32), np.array([[1, 0]], np.float32)
@@ -66,11 +66,9 @@ class Sampler(scan.Sampler):
 
     @jax.jit
     def expected(params):
-      bytes_NxR = audio.split_bytes(jnp.concatenate([silent[None], pcm.T]))
-      own = audio.scale_byte(jnp.stack(
-          [bytes_NxR[0][:-1], bytes_NxR[1][:-1], bytes_NxR[0][1:]], axis=-1))
-      return checks.forced_logits(rnn, params, h, rnn.add_bytes(params, x, own),
-                                  self._chip.dtype, seen)
+      heard = rnn.hearing.sequence(jnp.concatenate([silent[None], pcm.T]).T, None)
+      x_LxRxH = rnn.add_heard(params, x, heard.previous, heard.current)
+      return checks.forced_logits(rnn, params, h, x_LxRxH, self._chip.dtype, seen)
     return checks.compare(found, expected(params), np.asarray(pcm).T, uniform,
                           self._temperatures, self._chip.tolerance)
 
@@ -112,5 +110,5 @@ class Sampler(scan.Sampler):
   def _added(self, params, context_LxRxC):
     """What the context adds to O_1 y_c, LxRxP padded."""
     kernel = params['outputs']['coarse']['hidden']['kernel'][self.model.config.units // 2:]
-    added = likelihood.product(context_LxRxC, kernel.astype(self._chip.dtype))
+    added = products.product(context_LxRxC, kernel.astype(self._chip.dtype))
     return jnp.pad(added, ((0, 0), (0, 0), (0, -added.shape[-1] % self._chip.multiple)))

@@ -10,16 +10,17 @@ import json
 import pathlib
 import time
 
-from wavernn_jax import audio, files, synthesis
+from wavernn_jax import audio, files
 from wavernn_jax.config import MelConfig
 from wavernn_jax.errors import InputError
+from wavernn_jax.synthesis import sources as sources_lib
 
 _CHUNK = 8  # batches that a job synthesises
 _RECORD = 'synthesis.json'
 
 
 def find_inputs(path) -> dict[str, pathlib.Path]:
-  """Inputs by name: of a manifest (.txt), else as `synthesis.find_sources`.
+  """Inputs by name: of a manifest (.txt), else as `sources.find_sources`.
 
   A manifest has a line for each input: its path, relative to the manifest, and
   after a tab, where the path does not do, its name.
@@ -29,7 +30,7 @@ def find_inputs(path) -> dict[str, pathlib.Path]:
   """
   path = pathlib.Path(path)
   if path.suffix.lower() != '.txt' or not path.is_file():
-    return synthesis.find_sources(path)
+    return sources_lib.find_sources(path)
   inputs = {}
   for number, line in enumerate(path.read_text().splitlines(), 1):
     file, _, name = line.partition('\t')
@@ -119,12 +120,12 @@ class ChunkSynthesis:
       if _wav(self._output, name).exists():  # by an attempt that ended early
         continue
       try:
-        sources.append(synthesis.load_source(name, path, self._mel))
+        sources.append(sources_lib.load_source(name, path, self._mel))
       except (InputError, OSError, ValueError) as error:
         failed[name] = str(error)
     compile_seconds = self._open() if sources else 0.0
     start, samples = time.perf_counter(), 0
-    pairs = synthesis.synthesize(
+    pairs = sources_lib.synthesize(
         self._sampler, sources, self._seed, self._batch, chunk.title) if sources else ()
     for source, pcm in pairs:
       audio.write_wav(_wav(self._output, source.name), pcm, self._mel.sample_rate)

@@ -8,8 +8,9 @@ import zlib
 import numpy as np
 import tqdm
 
-from wavernn_jax import audio, corpus, draw, mel_files
+from wavernn_jax import audio, draw
 from wavernn_jax.config import MelConfig
+from wavernn_jax.data import corpus, mel_files
 from wavernn_jax.errors import InputError
 from wavernn_jax.sampling import scan
 

@@ -10,8 +10,9 @@ import warnings
 
 import numpy as np
 
-from wavernn_jax import audio, mel_files
+from wavernn_jax import audio
 from wavernn_jax.config import DataConfig, MelConfig
+from wavernn_jax.data import mel_files
 from wavernn_jax.errors import InputError
 
 SPLITS = ('train', 'valid', 'test')
