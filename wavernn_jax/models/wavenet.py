@@ -29,7 +29,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from wavernn_jax import draw, likelihood
+from wavernn_jax import draw, likelihood, products
 from wavernn_jax.config import MelConfig, ModelConfig
 from wavernn_jax.models import conditioning, context, mixture, wavenet_inputs, wavernn
 
@@ -69,10 +69,10 @@ def block(params, past, x, gates, skip: int, compute_dtype: str):
     compute_dtype: of the products.
   """
   kernel = params['taps']['kernel']
-  kernel = kernel.astype(likelihood.product_dtype(kernel, compute_dtype))
+  kernel = kernel.astype(products.product_dtype(kernel, compute_dtype))
   taps = jnp.concatenate([past, x], axis=-1)
-  f, g = jnp.split(likelihood.product(taps, kernel) + gates, 2, axis=-1)
-  outputs = likelihood.linear(params['outputs'], jnp.tanh(f) * jax.nn.sigmoid(g), compute_dtype)
+  f, g = jnp.split(products.product(taps, kernel) + gates, 2, axis=-1)
+  outputs = products.linear(params['outputs'], jnp.tanh(f) * jax.nn.sigmoid(g), compute_dtype)
   own = outputs.shape[-1] - skip
   return outputs[..., :own] if own else None, outputs[..., own:]
 
@@ -294,7 +294,7 @@ class WaveNet:
     return jnp.split(gates_FxBxG, self.config.blocks, axis=-1)
 
   def _input(self, params, heard):
-    return likelihood.linear(params['input'], heard, self.config.compute_dtype)
+    return products.linear(params['input'], heard, self.config.compute_dtype)
 
   def _block(self, params, i: int, past, x, gates):
     return block(params['blocks'][str(i)], past, x, gates, self.config.skip,
