@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from scipy import optimize
 
-from wavernn_jax import corpus
 from wavernn_jax.config import MelConfig
+from wavernn_jax.data import corpus
 from wavernn_jax.models import conditioning, prediction
 
 _BLOCK_F = 64  # frames done at once: one compilation, bounded memory

@@ -149,8 +149,12 @@ class WaveRNN:
     priors = self.priors(params, heard.scale, heard.targets['coarse'])
     nats = self.byte_nats(params, h_TxBxH, heard.targets, priors=priors)
     return {byte: n.T for byte, n in nats.items()}, {
-        'h': h_TxBxH[-1], 'pcm': jnp.concatenate([state['pcm'], pcm_BxT], axis=1)[:, -self.timing.past:],
-        'index': state['index'] + pcm_BxT.shape[1]}
+        'h': h_TxBxH[-1], **self._heard_of(state, pcm_BxT)}
+
+  def _heard_of(self, state, pcm_BxT):
+    """What a state keeps of the samples before it, after some more."""
+    pcm_BxN = jnp.concatenate([state['pcm'], pcm_BxT], axis=1)
+    return {'pcm': pcm_BxN[:, -self.timing.past:], 'index': state['index'] + pcm_BxT.shape[1]}
 
   def loss(self, params, state, pcm_BxT, mel_BxFxM, burn_in: int = 0, input_noise=None):
     """Means of `nats` over all samples but the first `burn_in`, fast to differentiate.
@@ -218,8 +222,7 @@ class WaveRNN:
     carry = (state['h'], *self.hearing.start(state['pcm'], filters))
     (h, *_), pcm_TxB = self.draws(params, carry, x_TxBxH, uniform_Tx2xB, temperatures,
                                   unroll=unroll, filters=filters, row_T=row_T)
-    pcm_BxN = jnp.concatenate([state['pcm'], pcm_TxB.T], axis=1)
-    return pcm_TxB.T, {'h': h, 'pcm': pcm_BxN[:, -self.timing.past:], 'index': state['index'] + samples}
+    return pcm_TxB.T, {'h': h, **self._heard_of(state, pcm_TxB.T)}
 
   def draws(self, params, carry, x_TxBxH, uniform_Tx2xB, temperatures, context_TxBxC=None,
             live_TxB=None, unroll: int = 1, filters=None, row_T=None):
