@@ -43,6 +43,8 @@ def train(config: Config, workdir: str, mel_preset: str = '') -> dict:
   rows = journal.read_rows(pathlib.Path(workdir) / 'metrics.jsonl')
   picture = pathlib.Path(workdir) / 'learning_curve.png'
   pictures.save(pictures.learning_curve(rows), picture)
+  voice = pictures.voice_curve(rows, config.train.batch * config.train.crop)
+  pictures.save(voice, picture.with_name('voice_curve.png'))
   evaluated = [row for row in rows if 'valid_nll' in row]
   return _print({'step': step, **(evaluated[-1] if evaluated else {})})
 
@@ -89,7 +91,7 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str =
             **evaluation.summary(sums, samples, config.evaluation),
             **evaluation.lane_summary(lane_sums, samples)}
   train_set = corpus.load_utterances(paths['train'], config.data, config.mel, 1, keep_pcm=False)
-  result['baselines'] = evaluation.baseline_summary(train_set, held_out, config.mel.sample_rate)
+  result['baselines'] = evaluation.baseline_summary(train_set, held_out, config.mel)
   chosen = held_out[:config.evaluation.free_running]
   if chosen:
     result['temperatures'] = list(temperatures)

@@ -27,6 +27,7 @@ from wavernn_jax.models.system import Timing
 BYTES = ('coarse', 'fine')
 NO_PRIORS = dict.fromkeys(BYTES)
 
+
 class Recurrence(nnx.Module):
   """Parameters that all models have."""
 
@@ -86,8 +87,8 @@ def output_layer(inputs: int, projection: int, values: int, rngs: nnx.Rngs,
 class WaveRNN:
   """The model as functions of parameters and state (system.py).
 
-  The state is a dict: `h` BxH, `pcm` BxN, the last int16 samples that a step needs, and
-  `index` B, the samples before the next.
+  The state is a dict: `h` BxH,
+  `sample` B, the last int16 sample, and `index` B, the samples before it.
   """
 
   config: ModelConfig
@@ -147,10 +148,13 @@ class WaveRNN:
     h_TxBxH, heard = self._run(params, state, pcm_BxT, mel_BxFxM)
     priors = self.priors(params, heard.scale, heard.targets['coarse'])
     nats = self.byte_nats(params, h_TxBxH, heard.targets, priors=priors)
-    pcm_BxN = jnp.concatenate([state['pcm'], pcm_BxT], axis=1)
     return {byte: n.T for byte, n in nats.items()}, {
-        'h': h_TxBxH[-1], 'pcm': pcm_BxN[:, -self.timing.past:],
-        'index': state['index'] + pcm_BxT.shape[1]}
+        'h': h_TxBxH[-1], **self._heard_of(state, pcm_BxT)}
+
+  def _heard_of(self, state, pcm_BxT):
+    """What a state keeps of the samples before it, after some more."""
+    pcm_BxN = jnp.concatenate([state['pcm'], pcm_BxT], axis=1)
+    return {'pcm': pcm_BxN[:, -self.timing.past:], 'index': state['index'] + pcm_BxT.shape[1]}
 
   def loss(self, params, state, pcm_BxT, mel_BxFxM, burn_in: int = 0, input_noise=None):
     """Means of `nats` over all samples but the first `burn_in`, fast to differentiate.
@@ -218,9 +222,7 @@ class WaveRNN:
     carry = (state['h'], *self.hearing.start(state['pcm'], filters))
     (h, *_), pcm_TxB = self.draws(params, carry, x_TxBxH, uniform_Tx2xB, temperatures,
                                   unroll=unroll, filters=filters, row_T=row_T)
-    pcm_BxN = jnp.concatenate([state['pcm'], pcm_TxB.T], axis=1)
-    return pcm_TxB.T, {
-        'h': h, 'pcm': pcm_BxN[:, -self.timing.past:], 'index': state['index'] + samples}
+    return pcm_TxB.T, {'h': h, **self._heard_of(state, pcm_TxB.T)}
 
   def draws(self, params, carry, x_TxBxH, uniform_Tx2xB, temperatures, context_TxBxC=None,
             live_TxB=None, unroll: int = 1, filters=None, row_T=None):

@@ -134,9 +134,13 @@ def pack(params, masks, config: Config, weights: str = 'bfloat16',
     sparse_only: refuse a model without a single pruned block.
 
   Raises:
-    InputError: unknown type, sizes that blocks do not divide, or an unpruned
-      model with `sparse_only`.
+    InputError: unknown type, sizes that blocks do not divide, an unpruned model with
+      `sparse_only`, or a kind of model that exports do not hold.
   """
+  if config.model.kind == 'wavenet':
+    raise InputError("--mode=export, --engine=cpu: found a model of the kind 'wavenet', expected "
+                     'a WaveRNN; synthesise and evaluate its run with --workdir=RUN and '
+                     '--engine=scan.')
   if weights not in blocksparse.DTYPES:
     raise InputError(f'--weights={weights}: expected one of {list(blocksparse.DTYPES)}.')
   if sparse_only and all(np.all(mask) for mask in jax.tree.leaves(masks)):
