@@ -9,8 +9,10 @@ import pytest
 from test_executors import MEL, RATE, open_loudness, sounds, speak
 from test_files import full_disk
 
-from wavernn_jax import audio, bulk, executors, mel_files
+from wavernn_jax import audio, executors
+from wavernn_jax.data import mel_files
 from wavernn_jax.errors import InputError
+from wavernn_jax.synthesis import bulk
 
 __all__ = ['full_disk']  # a fixture
 
@@ -69,13 +71,13 @@ def test_a_damaged_sidecar_is_one_failure_among_others(mels, tmp_path, text):
 
 
 def test_whatever_a_reader_raises_is_the_failure_of_its_file(mels, tmp_path, monkeypatch):
-  load = bulk.synthesis.load_source
+  load = bulk.sources_lib.load_source
 
   def broken(name, path, mel):
     if name == '3':
       raise MemoryError('no more')
     return load(name, path, mel)
-  monkeypatch.setattr(bulk.synthesis, 'load_source', broken)
+  monkeypatch.setattr(bulk.sources_lib, 'load_source', broken)
   result = speak(mels, tmp_path / 'out')
   assert result['failed'] == {'3': f'{mels}/3.npy: cannot be read (MemoryError: no more).'}
   assert result['files'] == 3

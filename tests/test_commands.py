@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from experiments.configs import demo, dense
-from wavernn_jax import audio, commands, config as config_lib, mel_files, models
+from wavernn_jax import audio, commands, config as config_lib, models
+from wavernn_jax.data import mel_files
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import metrics
 from wavernn_jax.sampling import export

@@ -9,8 +9,9 @@ import pytest
 import soundfile
 import soxr
 
-from wavernn_jax import audio, corpus as corpus_lib, fingerprint
+from wavernn_jax import audio
 from wavernn_jax.config import DataConfig, MelConfig
+from wavernn_jax.data import corpus as corpus_lib, fingerprint
 from wavernn_jax.errors import InputError
 
 RATE = 8_000

@@ -13,7 +13,7 @@ from wavernn_jax import audio, draw, models
 from wavernn_jax.config import Config, MelConfig, ModelConfig, PruningConfig
 from wavernn_jax.models import wavernn
 from wavernn_jax.sampling import blocksparse, scan
-from wavernn_jax.sampling.pallas import checks, chips, cuda, driver, engine, ffi, operands
+from wavernn_jax.sampling.persistent import checks, chips, cuda, driver, engine, ffi, operands
 
 H200 = driver.Chip(132, 232_448, 90)
 BLOCK = 3

@@ -16,7 +16,7 @@ from wavernn_jax import audio, draw, likelihood, pruning
 from wavernn_jax.config import PruningConfig
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import conditioning, fused, skew
-from wavernn_jax.sampling import pallas, scan
+from wavernn_jax.sampling import persistent, scan
 
 FRAMES, BLOCK = 7, 2
 
@@ -302,4 +302,4 @@ def test_a_block_that_the_lanes_do_not_divide_is_an_error():
 def test_the_persistent_kernels_refuse_it(monkeypatch):
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   with pytest.raises(InputError, match="--engine=pallas: found a model of the kind 'fused'"):
-    pallas.open_sampler(sampler().model, sampler().params)
+    persistent.open_sampler(sampler().model, sampler().params)

@@ -4,8 +4,9 @@ import functools
 
 import numpy as np
 
-from wavernn_jax import audio, backend, corpus
+from wavernn_jax import audio, backend
 from wavernn_jax.config import EvaluationConfig
+from wavernn_jax.data import corpus
 from wavernn_jax.evaluation import baselines, bootstrap
 
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wavernn_jax import audio, likelihood
+from wavernn_jax import audio, products
 from wavernn_jax.config import MelConfig, ModelConfig
 
 
@@ -58,10 +58,10 @@ def frame_gates(params, mel_BxFxM, config: ModelConfig, mel: MelConfig):
   for i in range(config.layers):
     n = x.shape[1] - config.kernel + 1
     taps = jnp.concatenate([x[:, k:k + n] for k in range(config.kernel)], axis=-1)
-    y = jax.nn.relu(likelihood.linear(params['layers'][str(i)], taps, config.compute_dtype))
+    y = jax.nn.relu(products.linear(params['layers'][str(i)], taps, config.compute_dtype))
     middle = (config.kernel - 1) // 2
     x = y if i == 0 else x[:, middle:middle + n] + y
-  return likelihood.linear(params['gates'], x.swapaxes(0, 1), config.compute_dtype)
+  return products.linear(params['gates'], x.swapaxes(0, 1), config.compute_dtype)
 
 
 def frame_position(sample, mel: MelConfig):

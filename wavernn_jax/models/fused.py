@@ -38,7 +38,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from wavernn_jax import draw, likelihood
+from wavernn_jax import draw, likelihood, products
 from wavernn_jax.config import MelConfig, ModelConfig
 from wavernn_jax.models import cell, conditioning, context, skew, subscale, wavernn
 
@@ -274,7 +274,7 @@ class Fused(subscale.Lanes):
     time_WxSxB = self.lanes * state['index'] + self.schedule.times(steps)[..., None]
     x_WxBxH = [x[:steps] for x in self._conditioning(params, mel_BxFxM, samples)]
     R_HxG = self.rnn.recurrent(params)
-    step = functools.partial(self._step, params, likelihood.loop_product(R_HxG, len(keys_Bx2)),
+    step = functools.partial(self._step, params, products.loop_product(R_HxG, len(keys_Bx2)),
                              self._own_weights(params), temperatures)
     carry, pcm_WxSxB = lax.scan(
         step, (state['h'], state['pcm']),

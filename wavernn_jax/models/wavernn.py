@@ -17,7 +17,7 @@ from flax import nnx
 from jax import lax
 import jax.numpy as jnp
 
-from wavernn_jax import audio, draw, likelihood
+from wavernn_jax import audio, draw, likelihood, products
 from wavernn_jax.config import MelConfig, ModelConfig
 from wavernn_jax.models import cell, conditioning
 
@@ -222,7 +222,7 @@ class WaveRNN:
     Returns:
       the carry after the last sample, and int16 samples TxB.
     """
-    recurrent = likelihood.loop_product(self.recurrent(params), len(x_TxBxH[0][0]))
+    recurrent = products.loop_product(self.recurrent(params), len(x_TxBxH[0][0]))
     weights_3xH = self._byte_weights(params)
 
     def half(i, h, g_BxG, x, uniform, context=None):
@@ -254,7 +254,7 @@ class WaveRNN:
   def recurrent(self, params):
     """R = [R_u, R_r, R_e], HxG, in the type of the products."""
     R_HxG = jnp.concatenate([params['recurrent'][gate] for gate in 'ure'], axis=1)
-    return R_HxG.astype(likelihood.product_dtype(R_HxG, self.config.compute_dtype))
+    return R_HxG.astype(products.product_dtype(R_HxG, self.config.compute_dtype))
 
   def gate_inputs(self, params, mel_BxFxM, coarse_TxB, fine_TxB, input_noise=None):
     """(x_u, x_r, x_e), each TxBxH, from bytes of T + 1 samples: the first is the past."""

@@ -9,8 +9,9 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
-from wavernn_jax import audio, backend, config_rules, corpus, data, draw, models
+from wavernn_jax import audio, backend, config_rules, draw, models
 from wavernn_jax.config import Config
+from wavernn_jax.data import corpus, crops
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import evaluate, pictures
 from wavernn_jax.sampling import scan
@@ -103,8 +104,8 @@ class _Run:
     self.replicated = NamedSharding(mesh, PartitionSpec())
     self.split = NamedSharding(mesh, PartitionSpec('data'))
     crop = config.train.crop
-    self.batches = data.crop_batches(
-        train_set, data.crop_shape(self.model, crop), config.mel, config.train.batch,
+    self.batches = crops.crop_batches(
+        train_set, crops.crop_shape(self.model, crop), config.mel, config.train.batch,
         config.train.seed, config.data.workers, (jax.process_index(), jax.process_count()))
     self.checkpoints = checkpoints.Checkpoints(workdir, config.train.keep)
     if self.checkpoints.latest() is None:

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wavernn_jax import data, pruning
+from wavernn_jax import pruning
 from wavernn_jax.config import Config, OptimizerConfig
+from wavernn_jax.data import crops
 
 METRICS = ('nll', 'nll_coarse', 'nll_fine', 'gradient_norm', 'learning_rate')
 
@@ -60,11 +61,11 @@ def input_noise(key, batch: int, config: Config):
 def crop_loss(model, params, batch, config: Config):
   """Mean nats/sample of a batch of crops, and its coarse and fine parts.
 
-  `batch` is of `data.crop_batches`, with `noise` of `input_noise` if any. The
+  `batch` is of `crops.crop_batches`, with `noise` of `input_noise` if any. The
   state at the start of a crop is zero, as in the paper; the first
   `config.train.burn_in` samples, which suffer from that, carry no loss.
   """
-  pcm, mel_BxFxM = data.crop_inputs(batch, config.mel)
+  pcm, mel_BxFxM = crops.crop_inputs(batch, config.mel)
   state = model.crop_state(pcm[:, :model.past])
   noise = batch['noise'].swapaxes(0, 1) if 'noise' in batch else None
   parts = model.loss(params, state, pcm[:, model.past:], mel_BxFxM, config.train.burn_in, noise)

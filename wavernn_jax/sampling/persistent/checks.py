@@ -7,7 +7,7 @@ import numpy as np
 from wavernn_jax import audio, draw, likelihood
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import cell, wavernn
-from wavernn_jax.sampling.pallas import cuda
+from wavernn_jax.sampling.persistent import cuda
 
 _AGREEING = 0.99  # least share of draws that must equal those of draw.categorical
 

@@ -12,8 +12,9 @@ import warnings
 
 import numpy as np
 
-from wavernn_jax import audio, files as files_lib, fingerprint, mel_files
+from wavernn_jax import audio, files as files_lib
 from wavernn_jax.config import DataConfig, MelConfig
+from wavernn_jax.data import fingerprint, mel_files
 from wavernn_jax.errors import InputError
 
 SPLITS = ('train', 'valid', 'test')

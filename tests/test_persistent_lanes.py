@@ -12,8 +12,8 @@ from random_models import MEL, build, parameters
 from wavernn_jax import draw
 from wavernn_jax.config import MelConfig, ModelConfig
 from wavernn_jax.models import subscale
-from wavernn_jax.sampling import pallas, scan
-from wavernn_jax.sampling.pallas import checks, chips, driver, ffi, lanes
+from wavernn_jax.sampling import persistent, scan
+from wavernn_jax.sampling.persistent import checks, chips, driver, ffi, lanes
 
 FRAMES, BLOCK = (9, 2, 0), 4  # fewer, as many, and none of the delay
 log_mel = functools.partial(random_models.log_mel, MEL)
@@ -83,9 +83,9 @@ def test_open_sampler_takes_subscale_models(monkeypatch):
   model = build()
   params = parameters(model)
   monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
-  monkeypatch.setattr(pallas.engine, 'open_chip', lambda _, params, weights: chips.Tpu(
+  monkeypatch.setattr(persistent.engine, 'open_chip', lambda _, params, weights: chips.Tpu(
       params, weights, 1, interpret=True))
-  found = pallas.open_sampler(model, params, weights='float32', batch=2)
+  found = persistent.open_sampler(model, params, weights='float32', batch=2)
   assert isinstance(found, lanes.Sampler) and found.block_frames == 16
 
 

@@ -16,7 +16,7 @@ subscale model. Not yet run on a GPU or
 a TPU: `open_sampler` compares a kernel with the model before it is used.
 """
 
-from wavernn_jax.sampling.pallas.chips import DoesNotFit
-from wavernn_jax.sampling.pallas.engine import TYPES, Sampler, open_sampler
+from wavernn_jax.sampling.persistent.chips import DoesNotFit
+from wavernn_jax.sampling.persistent.engine import TYPES, Sampler, open_sampler
 
 __all__ = ['DoesNotFit', 'Sampler', 'TYPES', 'open_sampler']

@@ -18,7 +18,7 @@ import numpy as np
 
 from wavernn_jax import audio
 from wavernn_jax.config import MelConfig
-from wavernn_jax.corpus import Utterance
+from wavernn_jax.data.corpus import Utterance
 
 _READERS = 8  # threads that read files which are not in memory
 

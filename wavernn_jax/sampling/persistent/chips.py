@@ -17,7 +17,12 @@ import jax
 import jax.numpy as jnp
 
 from wavernn_jax.errors import InputError
-from wavernn_jax.sampling.pallas import cuda, driver as driver_lib, operands as operands_lib, tpu
+from wavernn_jax.sampling.persistent import (
+  cuda,
+  driver as driver_lib,
+  operands as operands_lib,
+  tpu,
+)
 
 _MATRICES = ('recurrent', 'hidden', 'output')
 

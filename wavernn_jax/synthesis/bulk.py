@@ -12,16 +12,17 @@ import os
 import pathlib
 import time
 
-from wavernn_jax import audio, files, synthesis
+from wavernn_jax import audio, files
 from wavernn_jax.config import MelConfig
 from wavernn_jax.errors import InputError
+from wavernn_jax.synthesis import sources as sources_lib
 
 _CHUNK = 8  # batches that a job synthesises
 _RECORD = 'synthesis.json'
 
 
 def find_inputs(path) -> dict[str, pathlib.Path]:
-  """Inputs by name: of a manifest (.txt), else as `synthesis.find_sources`.
+  """Inputs by name: of a manifest (.txt), else as `sources.find_sources`.
 
   A manifest has a line for each input: its path, relative to the manifest, and
   after a tab, where the path does not do, its name.
@@ -31,7 +32,7 @@ def find_inputs(path) -> dict[str, pathlib.Path]:
   """
   path = pathlib.Path(path)
   if path.suffix.lower() != '.txt' or not path.is_file():
-    return synthesis.find_sources(path)
+    return sources_lib.find_sources(path)
   inputs = {}
   for number, line in enumerate(_lines(path), 1):
     file, _, name = line.partition('\t')
@@ -133,7 +134,7 @@ class ChunkSynthesis:
     sources, failed = self._read(self._missing(chunk))
     compile_seconds = self._open() if sources else 0.0
     start, samples = time.perf_counter(), 0
-    pairs = synthesis.synthesize(
+    pairs = sources_lib.synthesize(
         self._sampler, sources, self._seed, self._batch, chunk.title) if sources else ()
     for source, pcm in pairs:
       try:
@@ -156,12 +157,12 @@ class ChunkSynthesis:
     return [(name, path) for name, path in chunk.inputs
             if not os.path.exists(_wav(self._output, name))]
 
-  def _read(self, inputs) -> tuple[list[synthesis.Source], dict[str, str]]:
+  def _read(self, inputs) -> tuple[list[sources_lib.Source], dict[str, str]]:
     """Sources, and why others are none; none of either once the disk is full."""
     sources, failed = [], {}
     for name, path in inputs if not self._full else ():
       try:
-        sources.append(synthesis.load_source(name, path, self._mel))
+        sources.append(sources_lib.load_source(name, path, self._mel))
       except InputError as error:
         failed[name] = str(error)
       except Exception as error:  # a damaged file makes readers raise nearly anything

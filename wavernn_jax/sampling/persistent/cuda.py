@@ -25,8 +25,8 @@ import numpy as np
 
 from wavernn_jax.likelihood import BYTE_VALUES
 from wavernn_jax.sampling import blocksparse
-from wavernn_jax.sampling.pallas import driver as driver_lib, ffi
-from wavernn_jax.sampling.pallas.operands import Operands, round_up
+from wavernn_jax.sampling.persistent import driver as driver_lib, ffi
+from wavernn_jax.sampling.persistent.operands import Operands, round_up
 
 BLOCK = blocksparse.BLOCK_SIZE  # outputs of a block row
 LANES = (1, 2, 4, 8)

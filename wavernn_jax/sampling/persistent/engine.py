@@ -10,7 +10,7 @@ import numpy as np
 from wavernn_jax import audio, draw
 from wavernn_jax.errors import InputError
 from wavernn_jax.sampling import scan
-from wavernn_jax.sampling.pallas import checks, chips, driver, lanes, operands as operands_lib
+from wavernn_jax.sampling.persistent import checks, chips, driver, lanes, operands as operands_lib
 
 TYPES = ('float32', 'bfloat16', 'int8')
 PLATFORMS = ('gpu', 'cuda', 'tpu')

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wavernn_jax import audio, draw, likelihood
+from wavernn_jax import audio, draw, products
 from wavernn_jax.sampling import scan
-from wavernn_jax.sampling.pallas import checks, operands as operands_lib
+from wavernn_jax.sampling.persistent import checks, operands as operands_lib
 
 # Of frames that are one sample long: it lies on the first of the two frames around it.
 _ONE_SAMPLE = np.zeros(1, np.int32), np.array([[1, 0]], np.float32)
@@ -112,5 +112,5 @@ class Sampler(scan.Sampler):
   def _added(self, params, context_LxRxC):
     """What the context adds to O_1 y_c, LxRxP padded."""
     kernel = params['outputs']['coarse']['hidden']['kernel'][self.model.config.units // 2:]
-    added = likelihood.product(context_LxRxC, kernel.astype(self._chip.dtype))
+    added = products.product(context_LxRxC, kernel.astype(self._chip.dtype))
     return jnp.pad(added, ((0, 0), (0, 0), (0, -added.shape[-1] % self._chip.multiple)))

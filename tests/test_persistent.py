@@ -11,8 +11,8 @@ from wavernn_jax import audio, draw, models
 from wavernn_jax.config import Config, MelConfig, ModelConfig
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import wavernn
-from wavernn_jax.sampling import pallas, scan
-from wavernn_jax.sampling.pallas import checks, chips, engine, operands, tpu
+from wavernn_jax.sampling import persistent, scan
+from wavernn_jax.sampling.persistent import checks, chips, engine, operands, tpu
 
 BLOCK = 3
 
@@ -145,7 +145,7 @@ def shapes_of(tree):
 def test_the_platform_must_have_a_kernel():
   rnn, params = model()
   with pytest.raises(InputError, match="--engine=pallas: found the platform 'cpu', expected an NV"):
-    pallas.open_sampler(rnn, params)
+    persistent.open_sampler(rnn, params)
 
 
 def test_more_units_than_the_chip_holds_fall_back(monkeypatch):
@@ -154,7 +154,7 @@ def test_more_units_than_the_chip_holds_fall_back(monkeypatch):
   monkeypatch.setattr(tpu, '_VMEM_USABLE', 1_000_000)
   message = '256 units, projection 128, 1 lanes .* 0 units .* fit.*scan'
   with pytest.warns(UserWarning, match=message):
-    found = pallas.open_sampler(rnn, params)
+    found = persistent.open_sampler(rnn, params)
   assert isinstance(found, scan.Sampler)
 
 
@@ -162,7 +162,7 @@ def test_a_gpu_without_driver_falls_back(monkeypatch):
   rnn, params = model()
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   with pytest.warns(UserWarning, match='libcuda.* --engine=scan takes its place'):
-    assert isinstance(pallas.open_sampler(rnn, params), scan.Sampler)
+    assert isinstance(persistent.open_sampler(rnn, params), scan.Sampler)
 
 
 def test_sizes_of_published_models_fit_a_tpu():

@@ -9,8 +9,9 @@ import zlib
 import numpy as np
 import tqdm
 
-from wavernn_jax import audio, corpus, draw, files, mel_files
+from wavernn_jax import audio, draw, files
 from wavernn_jax.config import MelConfig
+from wavernn_jax.data import corpus, mel_files
 from wavernn_jax.errors import InputError
 from wavernn_jax.sampling import scan
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from wavernn_jax import audio
 from wavernn_jax.likelihood import BYTE_VALUES
 from wavernn_jax.models import cell
-from wavernn_jax.sampling.pallas import operands as operands_lib
+from wavernn_jax.sampling.persistent import operands as operands_lib
 
 LANES, SUBLANES = 128, 8
 _VMEM = 100 * 2**20  # bytes; libtpu's compiler accepts it for v5e, v5p and v6e
