@@ -116,6 +116,8 @@ class ModelConfig:
   layers: int = 3  # convolutions of the conditioning stack
   kernel: int = 3  # frames, odd
   compute_dtype: str = 'float32'  # or 'bfloat16': matmul inputs; float32 sums
+  prediction: str = 'none'  # the paper; 'spectral': code the residual of models/prediction.py
+  taps: int = 192  # D: last samples that a spectral prediction knows
   lanes: int = 1  # S; subscale and fused only
   horizon: int = 0  # F: positions ahead that earlier lanes are seen
   context_layers: int = 6  # dilated layers after the first; subscale only, as all below

@@ -146,7 +146,7 @@ class Sampler:
         self.network, self.gates(mel_FxM), self.block_frames * hop, hop, stream_state(state),
         self._options._replace(seed=seed, utterance=utterance), self.position)
     pcm_T = audio.join_bytes(codes_Tx2[:, 0], codes_Tx2[:, 1])
-    return pcm_T, {'h': after.h, 'sample': pcm_T[-1], 'index': np.uint32(after.index % 2**32)}
+    return pcm_T, {'h': after.h, 'pcm': pcm_T[-1:], 'index': np.uint32(after.index % 2**32)}
 
 
 def _cores() -> int:
@@ -157,7 +157,7 @@ def _cores() -> int:
 
 def stream_state(state) -> loop.State:
   """The compiled loop's form of one utterance's state."""
-  coarse, fine = audio.split_bytes(state['sample'])
+  coarse, fine = audio.split_bytes(state['pcm'][-1])
   return loop.State(np.asarray(state['h']), int(coarse), int(fine), int(state['index']))
 
 
