@@ -128,7 +128,21 @@ def open_audio(path) -> AudioFile:
     raise InputError(
         f'{path}: truncated: found {cut[2]} bytes of samples, the header says '
         f'{cut[1]}; copy or convert the file again.')
+  if _contradicts_itself(info):
+    raise InputError(
+        f'{path}: its header contradicts itself (channels, bits and bytes of a sample); '
+        'convert the file again.')
   return AudioFile(path, info.samplerate, info.channels, info.frames)
+
+
+def _contradicts_itself(info) -> bool:
+  """Whether a PCM wav says other sizes than its channels and bits give: libsndfile ignores one."""
+  log = info.extra_info
+  align, bits = (re.search(rf'^ *{name} *: (\d+)', log, re.MULTILINE)
+                 for name in ('Block Align', 'Bit Width'))
+  if not align or not bits or 'WAVE_FORMAT_PCM' not in log:
+    return False
+  return int(align[1]) != info.channels * -(-int(bits[1]) // 8)
 
 
 def read_audio(path, sample_rate: int) -> np.ndarray:
