@@ -16,7 +16,7 @@ from wavernn_jax import audio, draw, likelihood, pruning
 from wavernn_jax.config import PruningConfig
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import conditioning, fused, skew
-from wavernn_jax.sampling import persistent, scan
+from wavernn_jax.sampling import persistent, stream
 
 FRAMES, BLOCK = 7, 2
 
@@ -240,18 +240,18 @@ def test_the_state_after_a_block_is_that_of_teacher_forcing():
 
 
 def test_temperatures_are_of_bytes_and_0_needs_no_random_numbers():
-  cold = [scan.synthesize(sampler(temperatures=(0.0, 0.0)), [log_mel(5)], draw.keys(s, [0]))[0]
+  cold = [stream.batch(sampler(temperatures=(0.0, 0.0)), [log_mel(5)], draw.keys(s, [0]))[0]
           for s in (1, 2)]
   np.testing.assert_array_equal(*cold)
   assert not np.array_equal(cold[0], whole(5))
-  half = scan.synthesize(sampler(temperatures=(0.0, 1.0)), [log_mel(5)], draw.keys(1, [0]))[0]
+  half = stream.batch(sampler(temperatures=(0.0, 1.0)), [log_mel(5)], draw.keys(1, [0]))[0]
   assert half[0] >> 8 == cold[0][0] >> 8 and len(np.unique(half & 255)) > 20
 
 
 @pytest.mark.parametrize('frames', [0, 1, 2, FRAMES])
 def test_lengths_of_a_batch_change_no_sample(frames):
   lengths = [frames, FRAMES, 1]
-  found = scan.synthesize(sampler(), [log_mel(n) for n in lengths], draw.keys(0, [0, 0, 0]))
+  found = stream.batch(sampler(), [log_mel(n) for n in lengths], draw.keys(0, [0, 0, 0]))
   assert [len(pcm) for pcm in found] == [n * MEL.hop for n in lengths]
   for pcm, n in zip(found, lengths, strict=True):
     np.testing.assert_array_equal(pcm, whole(n) if n else [])
@@ -276,7 +276,7 @@ def test_an_utterance_shorter_than_the_delay_is_drawn_to_its_end(samples):
 @hypothesis.settings(max_examples=15, deadline=None)
 def test_a_stream_is_the_whole_utterance_however_it_is_cut(frames, cuts):
   chunks = np.split(log_mel(FRAMES)[:frames], sorted(min(c, frames) for c in cuts))
-  found = list(scan.stream_blocks(sampler(), chunks, draw.keys(0, [0])))
+  found = list(stream.stream(sampler(), chunks, draw.keys(0, [0])))
   assert all(0 < len(c) <= BLOCK * MEL.hop for c in found)
   np.testing.assert_array_equal(np.concatenate([EMPTY, *found]), whole(frames) if frames else [])
 
@@ -303,4 +303,4 @@ def test_a_block_that_the_lanes_do_not_divide_is_an_error():
 def test_the_persistent_kernels_refuse_it(monkeypatch):
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   with pytest.raises(InputError, match="--engine=pallas: found a model of the kind 'fused'"):
-    persistent.open_sampler(sampler().model, sampler().params)
+    persistent.start(sampler().model, sampler().params)

@@ -17,6 +17,7 @@ from wavernn_jax import audio, config as config_lib, likelihood
 from wavernn_jax.evaluation import evaluate
 from wavernn_jax.models import conditioning, context, subscale, wavernn
 from wavernn_jax.models.system import Timing
+from wavernn_jax.sampling import scan
 
 MEL, MODEL = random_models.MEL, random_models.SUBSCALE
 
@@ -248,9 +249,9 @@ class _Utterance:
 def test_evaluation_in_blocks_is_the_whole_utterance_lane_by_lane(block_frames):
   model = build()
   params = parameters(model)
-  config = config_lib.EvaluationConfig(batch=2, block_frames=block_frames)
+  engine = scan.Sampler(model, params, block_frames=block_frames)
   utterances = [_Utterance(n, n) for n in (37, 21, 50)]
-  sums, samples = evaluate.Evaluator(model, config).lane_nats(params, utterances)
+  sums, samples = evaluate.lane_nats(engine, utterances, batch=2)
   lanes = evaluate.lane_summary(sums, samples)['nll_lanes']
   expected, counts = np.zeros((3, 4)), np.zeros(4)
   for u, utterance in enumerate(utterances):
@@ -264,5 +265,6 @@ def test_evaluation_in_blocks_is_the_whole_utterance_lane_by_lane(block_frames):
       counts[t % 4] += 1
   np.testing.assert_allclose(sum(sums.values()), expected, rtol=1e-5)
   np.testing.assert_allclose(lanes, expected.sum(axis=0) / counts, rtol=1e-5)
-  whole = evaluate.summary({b: s.sum(axis=1) for b, s in sums.items()}, samples, config)
+  whole = evaluate.summary({b: s.sum(axis=1) for b, s in sums.items()}, samples,
+                           config_lib.EvaluationConfig())
   assert whole['nll'] == pytest.approx(np.dot(lanes, counts) / counts.sum())
