@@ -53,14 +53,6 @@ def test_samples_are_those_of_the_scan_sampler(center, temperatures):
     np.testing.assert_array_equal(one, other)
 
 
-def test_a_stream_is_the_whole_utterance_however_it_is_cut():
-  rnn, _ = model()
-  mel = log_mels(rnn, [8])[0]
-  pieces = stream.stream(
-      sampler(temperatures=(1.0, 0.7)), np.split(mel, [1, 1, 5]), draw.keys(2, [0]))
-  np.testing.assert_array_equal(np.concatenate(list(pieces)), expected(True, (1.0, 0.7))[0])
-
-
 @functools.cache
 def expected(center, temperatures):
   rnn, params = model(center)

@@ -50,13 +50,6 @@ def test_samples_are_those_of_the_scan_sampler(kernel, fields):
   assert len(np.unique(found[0])) > 0.7 * len(found[0])
 
 
-def test_a_stream_is_the_whole_utterance_and_its_temperatures_are_kept():
-  mel, keys, temperatures = log_mel(9), draw.keys(1, [0]), (0.5, 0.0)
-  pieces = stream.stream(sampler(temperatures=temperatures), np.split(mel, [1, 1, 6]), keys)
-  np.testing.assert_array_equal(
-      np.concatenate(list(pieces)), expected([mel], keys, temperatures)[0])
-
-
 @pytest.mark.parametrize('kernel', ['tpu', 'several launches'])
 def test_a_kernel_is_checked_before_it_is_used(kernel):
   made = sampler(kernel)

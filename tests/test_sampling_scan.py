@@ -112,13 +112,6 @@ def test_an_utterance_has_hop_samples_a_frame(frames):
   assert len(whole(frames)) == frames * MEL.hop
 
 
-def test_lanes_of_a_batch_have_their_own_lengths():
-  lengths = [5, 1, FRAMES, 8]
-  found = stream.batch(sampler(), [log_mel(n, n) for n in lengths], draw.keys(0, range(4)))
-  assert [len(pcm) for pcm in found] == [n * MEL.hop for n in lengths]
-  assert all(pcm.dtype == np.int16 for pcm in found)
-
-
 def test_a_lane_does_not_depend_on_its_neighbours():
   def lane(others, seed):
     mels = [log_mel(others[0], seed), log_mel(5), log_mel(others[1], seed + 1)]
@@ -126,24 +119,6 @@ def test_a_lane_does_not_depend_on_its_neighbours():
   first = lane((5, 5), 10)
   np.testing.assert_array_equal(lane((5, 5), 20), first)
   np.testing.assert_array_equal(lane((FRAMES, 1), 30), first)
-
-
-def test_a_lane_may_stand_anywhere_in_a_batch():
-  mels = [log_mel(n, n) for n in (5, 8, FRAMES)]
-  def batch(order):
-    return stream.batch(sampler(), [mels[i] for i in order], draw.keys(3, order))
-  plain, turned = batch([0, 1, 2]), batch([2, 0, 1])
-  for found, i in zip(turned, [2, 0, 1], strict=True):
-    np.testing.assert_array_equal(found, plain[i])
-
-
-def test_a_batch_draws_as_a_stream_does():
-  """Products of another batch size round otherwise, but draws almost never differ."""
-  mels = [log_mel(n, n) for n in (5, FRAMES)]
-  batch = stream.batch(sampler(), mels, draw.keys(0, [4, 9]))
-  for pcm, mel, utterance in zip(batch, mels, (4, 9), strict=True):
-    alone = joined(stream.stream(sampler(), [mel], draw.keys(0, [utterance])))
-    np.testing.assert_array_equal(pcm, alone)
 
 
 def test_seeds_and_utterances_draw_differently():

@@ -177,12 +177,6 @@ def test_the_likelihood_of_all_utterances_of_a_tiny_alphabet_sums_to_one():
   np.testing.assert_allclose(p.sum(), 1, rtol=1e-9)
 
 
-@pytest.mark.parametrize('lanes, horizon', [(4, 3), (2, 0)])
-def test_nats_in_pieces_with_carried_state_equal_the_whole(lanes, horizon):
-  random_models.assert_pieces_with_carried_state_are_the_whole(
-      build(lanes=lanes, horizon=horizon))
-
-
 def test_padding_carries_no_likelihood_and_changes_none():
   model = build()
   params, samples = parameters(model), 3 * MEL.hop - 3
@@ -193,16 +187,6 @@ def test_padding_carries_no_likelihood_and_changes_none():
   long, _ = nats(model, params, padded, mel)
   assert short.shape == (2, 2, samples)
   np.testing.assert_allclose(long[:, :, :samples], short, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize('burn_in', [0, 5])
-def test_loss_and_gradients_are_those_of_the_mean_of_nats_after_the_burn_in(burn_in):
-  with jax.enable_x64(True):
-    model = build()
-    params = parameters(model, dtype=np.float64)
-    pcm, mel = speech(model, 19, dtype=np.float64)
-    state = model.initial_state(2) | {'h': np.full((4, 2, 8), 0.3)}
-    random_models.assert_loss_is_the_mean_of_nats(model, params, state, pcm, mel, burn_in)
 
 
 def test_input_noise_of_a_sample_is_that_of_its_own_lane():

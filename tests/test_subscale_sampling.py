@@ -2,8 +2,6 @@
 
 import functools
 
-import hypothesis
-import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +17,6 @@ FRAMES = 11  # of the stream that is cut; no multiple of a block
 BLOCK = 4  # frames
 
 sampler, whole = random_models.drawn_once(build, BLOCK, FRAMES)
-EMPTY = np.zeros(0, np.int16)
 log_mel = functools.partial(random_models.log_mel, MEL)
 
 
@@ -81,13 +78,6 @@ def test_blocks_of_another_length_change_no_sample(fields):
   np.testing.assert_array_equal(whole(**fields), whole())
 
 
-def test_temperature_0_needs_no_random_numbers():
-  cold = [stream.batch(sampler(temperatures=(0.0, 0.0)), [log_mel(5)], draw.keys(s, [0]))[0]
-          for s in (1, 2)]
-  np.testing.assert_array_equal(*cold)
-  assert not np.array_equal(cold[0], whole(5))
-
-
 # Utterances and streams
 
 
@@ -99,23 +89,6 @@ def test_an_utterance_shorter_than_the_delay_is_the_same_alone_and_in_a_batch(fr
   assert [len(pcm) for pcm in found] == [n * MEL.hop for n in lengths]
   np.testing.assert_array_equal(found[0], whole(frames))
   np.testing.assert_array_equal(found[1], whole())
-
-
-def test_progress_adds_up_to_the_samples_made():
-  lengths, made = [5, 1, FRAMES], []
-  stream.batch(sampler(), [log_mel(n) for n in lengths], draw.keys(0, range(3)), made.append)
-  assert sum(made) == sum(lengths) * MEL.hop and all(m >= 0 for m in made)
-
-
-@hypothesis.given(frames=st.integers(0, FRAMES), cuts=st.lists(st.integers(0, FRAMES), max_size=8))
-@hypothesis.example(frames=FRAMES, cuts=list(range(1, FRAMES)))
-@hypothesis.settings(max_examples=20, deadline=None)
-def test_a_stream_is_the_whole_utterance_however_it_is_cut(frames, cuts):
-  chunks = np.split(log_mel(FRAMES)[:frames], sorted(min(c, frames) for c in cuts))
-  found = list(stream.stream(sampler(), chunks, draw.keys(0, [0])))
-  assert all(0 < len(c) <= BLOCK * MEL.hop for c in found)
-  assert np.concatenate([EMPTY, *found]).dtype == np.int16
-  np.testing.assert_array_equal(np.concatenate([EMPTY, *found]), whole(frames) if frames else [])
 
 
 def test_audio_comes_with_the_latency_that_is_documented():
