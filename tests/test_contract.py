@@ -6,7 +6,7 @@ import contract
 import cuda_emulation
 import pytest
 import random_models
-from random_models import build, build_fused, parameters
+from random_models import build, build_fused, build_wavenet, parameters
 
 from wavernn_jax.config import Config, EvaluationConfig, ModelConfig, PruningConfig
 from wavernn_jax.sampling import cpu, export, persistent, scan
@@ -18,8 +18,8 @@ PLAIN = ModelConfig(units=32, projection=16, channels=8, layers=2)
 
 @pytest.mark.parametrize('model', [
     build(kind='wavernn', lanes=1, horizon=0), build(), build(lanes=2, horizon=0),
-    build_fused(), build_fused(lanes=4, horizon=0)],
-    ids=['wavernn', 'subscale', 'subscale 2x0', 'fused', 'fused 4x0'])
+    build_fused(), build_fused(lanes=4, horizon=0), build_wavenet()],
+    ids=['wavernn', 'subscale', 'subscale 2x0', 'fused', 'fused 4x0', 'wavenet'])
 def test_systems(model):
   contract.verify_system(model)
 
@@ -33,8 +33,8 @@ def scanned(model, block_frames):
 
 
 @pytest.mark.parametrize('model', [
-    build(kind='wavernn', lanes=1, horizon=0), build(), build_fused()],
-    ids=['wavernn', 'subscale', 'fused'])
+    build(kind='wavernn', lanes=1, horizon=0), build(), build_fused(), build_wavenet()],
+    ids=['wavernn', 'subscale', 'fused', 'wavenet'])
 def test_scan(model):
   contract.verify_engine(scanned(model, 4), scanned(model, 2))
 

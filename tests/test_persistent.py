@@ -71,7 +71,7 @@ def test_forced_logits_are_those_of_the_model():
   np.testing.assert_allclose(found, logits, atol=2e-4)
   _, model_state = rnn.nats(params, state, pcm, mel)
   np.testing.assert_allclose(after['h'], model_state['h'], atol=1e-5)
-  np.testing.assert_array_equal(after['sample'], pcm[:, -1])
+  np.testing.assert_array_equal(after['pcm'], pcm[:, -1:])
   np.testing.assert_array_equal(after['index'], [pcm.shape[1]] * 2)
 
 

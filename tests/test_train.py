@@ -142,7 +142,7 @@ def test_burn_in_leaves_the_first_samples_out_of_the_loss(step_config, batches):
   model = models.build(step_config)
   params, batch = model.init(0), batches[0]
   pcm, mel = crops.crop_inputs(batch, step_config.mel)
-  state = model.initial_state(len(pcm)) | {'sample': pcm[:, 0]}
+  state = model.initial_state(len(pcm)) | {'pcm': pcm[:, :1]}
   nats, _ = jax.jit(model.nats)(params, state, pcm[:, 1:], mel)
   step_config.train.burn_in = 77
   loss, parts = jax.jit(lambda p: step_lib.crop_loss(model, p, batch, step_config))(params)

@@ -226,7 +226,7 @@ def test_nats_in_pieces_with_carried_state_equal_the_whole(cuts):
     np.testing.assert_allclose(np.concatenate(found, axis=1), expected, rtol=1e-5, atol=1e-5)
   np.testing.assert_allclose(state['h'], whole[2]['h'], atol=1e-5)
   np.testing.assert_array_equal(state['index'], samples)
-  np.testing.assert_array_equal(state['sample'], pcm[:, -1])
+  np.testing.assert_array_equal(state['pcm'], pcm[:, -1:])
 
 
 def test_loss_and_gradients_are_those_of_the_mean_of_nats_after_the_burn_in():
@@ -304,7 +304,7 @@ def test_samples_in_pieces_with_carried_state_equal_the_whole():
     pieces.append(piece)
   np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
   np.testing.assert_array_equal(state['index'], end['index'])
-  np.testing.assert_array_equal(state['sample'], whole[:, -1])
+  np.testing.assert_array_equal(state['pcm'], whole[:, -1:])
   np.testing.assert_allclose(state['h'], end['h'], atol=1e-5)
 
 

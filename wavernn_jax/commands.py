@@ -12,6 +12,7 @@ from wavernn_jax.data import corpus
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import evaluate as evaluation, free_running, pictures
 from wavernn_jax.sampling import export as export_lib
+from wavernn_jax.sampling.engine import Engine
 from wavernn_jax.synthesis import bulk, sources as sources_lib
 from wavernn_jax.training import checkpoints, journal, loop, world
 from wavernn_jax.voice import Voice
@@ -41,6 +42,8 @@ def train(config: Config, workdir: str, mel_preset: str = '') -> dict:
   rows = journal.read_rows(pathlib.Path(workdir) / 'metrics.jsonl')
   picture = pathlib.Path(workdir) / 'learning_curve.png'
   pictures.save(pictures.learning_curve(rows), picture)
+  voice = pictures.voice_curve(rows, config.train.batch * config.train.crop)
+  pictures.save(voice, picture.with_name('voice_curve.png'))
   evaluated = [row for row in rows if 'valid_nll' in row]
   return _print({'step': step, **(evaluated[-1] if evaluated else {})})
 
@@ -75,25 +78,29 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str =
   paths = corpus.split_files(config.data)
   held_out = corpus.load_utterances(paths[split], config.data, config.mel,
                                     audio.edge_padding(config.mel) + 1)
-  with sources_lib.progress_bar(sum(u.samples for u in held_out), config.mel, 'likelihood') as bar:
-    lane_sums, samples = evaluation.lane_nats(runs_on, held_out, config.evaluation.batch, bar)
-  sums = {byte: s.sum(axis=1) for byte, s in lane_sums.items()}
-  result = {'split': split, 'engine': runs_on.name,
-            **evaluation.summary(sums, samples, config.evaluation),
-            **evaluation.lane_summary(lane_sums, samples)}
+  likelihood, by_utterance = _likelihood(runs_on, held_out, config)
   train_set = corpus.load_utterances(paths['train'], config.data, config.mel, 1, keep_pcm=False)
-  result['baselines'] = evaluation.baseline_summary(train_set, held_out, config.mel.sample_rate)
-  chosen = held_out[:config.evaluation.free_running]
-  if chosen:
+  result = {'split': split, 'engine': runs_on.name, **likelihood,
+            'baselines': evaluation.baseline_summary(train_set, held_out, config.mel)}
+  if chosen := held_out[:config.evaluation.free_running]:
     result['temperatures'] = list(temperatures)
     result['free_running'] = free_running.measure(
         runs_on, chosen, config.train.seed, config.evaluation.batch)
   if model:
     return _print({'model': model, 'weights': voice.packed.weights, **result})
-  by_utterance = evaluation.by_utterance(held_out, sums, samples)
   files.write_text(pathlib.Path(workdir) / f'evaluation_{split}.json',
                    json.dumps(result | {'by_utterance': by_utterance}, indent=1))
   return _print(result)
+
+
+def _likelihood(engine: Engine, held_out, config: Config) -> tuple[dict, dict]:
+  """What `evaluate` reports of the nats of utterances: of all of them, and of each."""
+  with sources_lib.progress_bar(sum(u.samples for u in held_out), config.mel, 'likelihood') as bar:
+    lane_sums, samples = evaluation.lane_nats(engine, held_out, config.evaluation.batch, bar)
+  sums = {byte: s.sum(axis=1) for byte, s in lane_sums.items()}
+  return (evaluation.summary(sums, samples, config.evaluation)
+          | evaluation.lane_summary(lane_sums, samples),
+          evaluation.by_utterance(held_out, sums, samples))
 
 
 def _voice(workdir: str, model: str) -> Voice:
@@ -134,7 +141,8 @@ def synthesize(workdir: str, inputs: str, output: str, temperatures=(1.0, 1.0), 
     InputError: after the result is printed, if an input failed.
   """
   _checked(temperatures)
-  voice, runs_on = _voice(workdir, model), executors.create(executor)
+  runs_on = executors.create(executor)  # before JAX takes the accelerators of Ray's workers
+  voice = _voice(workdir, model)
   sources = bulk.find_inputs(inputs)
   batch = min(batch, len(sources))
   record = {'model': voice.identity, 'seed': seed, 'temperatures': temperatures,

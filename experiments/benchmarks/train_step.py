@@ -37,11 +37,11 @@ def parts(model, config, batch, repeats: int) -> dict[str, float]:
   """Milliseconds of each part of the step, forward and backward, compiled alone."""
   params = model.init(0)
   pcm, mel = jax.jit(lambda b: crops.crop_inputs(b, config.mel))(batch)
-  state = model.initial_state(len(pcm)) | {'sample': pcm[:, 0]}
+  state = model.initial_state(len(pcm)) | {'pcm': pcm[:, :1]}
   coarse, fine = audio.split_bytes(jnp.asarray(pcm).T)
 
   def inputs(p):
-    return model.gate_inputs(p, mel, coarse, fine)
+    return model.gate_inputs(p, state, pcm[:, 1:], mel)[0]
 
   x = jax.jit(inputs)(params)
   R, h = model.recurrent(params), state['h']

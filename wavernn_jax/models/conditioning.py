@@ -23,14 +23,14 @@ from wavernn_jax.config import MelConfig, ModelConfig
 
 
 class Conditioning(nnx.Module):
-  """Parameters of the stack, from M mel bands to G gate inputs."""
+  """Parameters of the stack, from M mel bands to G gate inputs or as many as `outputs`."""
 
-  def __init__(self, config: ModelConfig, mel: MelConfig, rngs: nnx.Rngs):
+  def __init__(self, config: ModelConfig, mel: MelConfig, rngs: nnx.Rngs, outputs: int = 0):
     widths = [mel.bands] + [config.channels] * config.layers
     self.layers = nnx.List([
         nnx.Linear(config.kernel * a, b, kernel_init=nnx.initializers.he_normal(), rngs=rngs)
         for a, b in zip(widths, widths[1:], strict=False)])
-    self.gates = nnx.Linear(widths[-1], 3 * config.units, rngs=rngs)
+    self.gates = nnx.Linear(widths[-1], outputs or 3 * config.units, rngs=rngs)
 
 
 def margin(config: ModelConfig) -> int:

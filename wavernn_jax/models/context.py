@@ -36,7 +36,7 @@ import numpy as np
 
 from wavernn_jax import products
 from wavernn_jax.config import ModelConfig
-from wavernn_jax.models import wavernn
+from wavernn_jax.models import hearing
 
 GAIN = 16.0  # of a sample: speech lies within a few hundredths of [−1, 1] most of the time
 
@@ -111,7 +111,7 @@ def nearest_bytes(before):
 
 def nearest_weights(params):
   """2K x 3H of the bytes, of the nearest sample first."""
-  gain = jnp.asarray([[wavernn.COARSE_GAIN], [1]], params['nearest'].dtype)
+  gain = jnp.asarray([[hearing.COARSE_GAIN], [1]], params['nearest'].dtype)
   return (params['nearest'] * gain).reshape(-1, params['nearest'].shape[-1])
 
 

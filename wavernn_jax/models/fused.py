@@ -44,7 +44,7 @@ from wavernn_jax.models import cell, conditioning, context, skew, subscale, wave
 from wavernn_jax.models.system import Timing
 
 NIBBLES, VALUES = 4, 16  # of a sample, of a nibble
-# Of the value and the level of a sample; for the reason of `wavernn.COARSE_GAIN`. With 16
+# Of the value and the level of a sample; for the reason of `hearing.COARSE_GAIN`. With 16
 # and 1 the likelihood after 1,500 updates of 4 × 480 samples was 0.18 nats/sample worse.
 GAINS = 128.0, 2.0
 

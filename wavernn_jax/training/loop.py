@@ -13,7 +13,7 @@ from wavernn_jax import audio, backend, config_rules, draw, models
 from wavernn_jax.config import Config
 from wavernn_jax.data import corpus, crops
 from wavernn_jax.errors import InputError
-from wavernn_jax.evaluation import evaluate, pictures
+from wavernn_jax.evaluation import evaluate, metrics as metrics_lib, pictures
 from wavernn_jax.sampling import scan, stream
 from wavernn_jax.training import (
   checkpoints,
@@ -249,7 +249,7 @@ class _Run:
             np.array([u.samples for u in self.valid_set]))
 
   def _synthesize(self):
-    """Free-running copies of a few valid utterances, for TensorBoard."""
+    """Free-running copies of a few valid utterances: their scalars, sound and pictures."""
     mel, evaluation = self.config.mel, self.config.evaluation
     frames = int(evaluation.synthesize_seconds * mel.sample_rate / mel.hop)
     chosen = self.valid_set[:evaluation.synthesize]
@@ -258,6 +258,8 @@ class _Run:
     mels = [corpus.utterance_mel(u, mel)[:frames] for u in chosen]
     self.engine.params = world.local(self.state['ema'])
     pcms = stream.batch(self.engine, mels, draw.keys(self.config.train.seed, range(len(mels))))
+    recordings = [u.read(0, u.samples, mel.sample_rate) for u in chosen]
+    self.journal.scalars(self.step, metrics_lib.valid_scalars(recordings, pcms, mel))
     for u, target_FxM, pcm in zip(chosen, mels, pcms, strict=True):
       self.journal.audio(self.step, u.name, pcm, mel.sample_rate)
       figure = pictures.spectrogram_pair(

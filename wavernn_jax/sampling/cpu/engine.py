@@ -28,6 +28,7 @@ def fits(config: Config) -> bool:
   """Whether the CPU engine can run a model."""
   model = config.model
   return (model.kind in ('wavernn', 'subscale') and model.lanes == 1
+          and model.prediction == 'none'
           and model.units % _UNITS == 0 and model.projection % _PROJECTION == 0)
 
 
@@ -54,9 +55,10 @@ class Sampler(Engine):
     model = export.config.model
     if not fits(export.config):
       raise InputError(
-          f'--engine=cpu: found a {model.kind} model of {model.lanes} lanes, {model.units} units '
-          f'and projection {model.projection}, expected a model without lanes whose units are a '
-          f'multiple of {_UNITS} and projection of {_PROJECTION}; use --engine=scan.')
+          f'--engine=cpu: found a {model.kind} model of {model.lanes} lanes, {model.units} units, '
+          f'projection {model.projection} and prediction {model.prediction!r}, expected one '
+          f"without lanes and prediction ('none'), units a multiple of {_UNITS} and projection "
+          f'of {_PROJECTION}; use --engine=scan.')
     self.block_frames = block_frames
     # On this engine an utterance more than threads would only wait for a core.
     self.at_once = threads or _cores()
@@ -127,12 +129,12 @@ def _cores() -> int:
 
 def _state(pcm_T, after: loop.State):
   """One utterance's state after samples."""
-  return {'h': after.h, 'sample': pcm_T[-1], 'index': np.uint32(after.index % 2**32)}
+  return {'h': after.h, 'pcm': pcm_T[-1:], 'index': np.uint32(after.index % 2**32)}
 
 
 def stream_state(state) -> loop.State:
   """The compiled loop's form of one utterance's state."""
-  coarse, fine = audio.split_bytes(state['sample'])
+  coarse, fine = audio.split_bytes(state['pcm'][-1])
   return loop.State(np.asarray(state['h']), int(coarse), int(fine), int(state['index']))
 
 

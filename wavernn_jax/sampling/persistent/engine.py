@@ -44,6 +44,9 @@ def start(model, params, temperatures=(1.0, 1.0), block_frames: int = 16,
   if model.config.kind not in kinds:
     raise InputError(f'--engine=pallas: found a model of the kind {model.config.kind!r}, expected '
                      f'one of {list(kinds)}; use --engine=scan.')
+  if model.config.prediction != 'none':
+    raise InputError(f'--engine=pallas: found a model of prediction {model.config.prediction!r}, '
+                     "expected 'none'; use --engine=scan.")
   chip = open_chip(model, params, weights)
   sampler = kinds[model.config.kind](model, params, chip, temperatures, block_frames)
   sampler.warm_up(batch)
@@ -132,7 +135,7 @@ class Sampler(Engine):
                          'use --engine=scan.')
     pcm = np.concatenate([piece[0] for piece in pieces])[:batch]
     h = jnp.concatenate([piece[1] for piece in pieces])[:batch]
-    after = {'h': h, 'sample': pcm[:, -1],
+    after = {'h': h, 'pcm': pcm[:, -1:],
              'index': np.asarray(state['index']) + np.uint32(pcm.shape[1])}
     logits = None if forced_BxT is None else np.concatenate(
         [piece[2] for piece in pieces], axis=1)[:, :batch]
@@ -168,13 +171,12 @@ class Sampler(Engine):
     gates, uniform, h = operands_lib.inputs(
         conditioning, state, mel_BxFxM, keys_Bx2, frames, self.model, self._chip.multiple)
     pcm, h, logits, failed = self._chip.call(
-        batch, weights, gates, uniform, h, state['sample'], self._positions, temperatures,
+        batch, weights, gates, uniform, h, state['pcm'][:, -1], self._positions, temperatures,
         forced_BxT)
     return pcm, operands_lib.crop_halves(h, self.model.config.units // 2), logits, failed
 
 
 def reference_logits(model, params, state, pcm_BxT, mel_BxFxM, dtype):
   """Teacher-forced logits TxBx2xV of the model, with products of inputs of a type."""
-  pcm_TxB = jnp.concatenate([state['sample'][:, None], pcm_BxT], axis=1).T
-  x_TxBxH = model.gate_inputs(params, mel_BxFxM, *audio.split_bytes(pcm_TxB))
+  x_TxBxH, _ = model.gate_inputs(params, state, pcm_BxT, mel_BxFxM)
   return checks.forced_logits(model, params, jnp.asarray(state['h']), x_TxBxH, dtype)

@@ -77,11 +77,9 @@ class Sampler(scan.Sampler):
 
     @jax.jit
     def expected(params):
-      bytes_NxR = audio.split_bytes(jnp.concatenate([silent[None], pcm.T]))
-      own = audio.scale_byte(jnp.stack(
-          [bytes_NxR[0][:-1], bytes_NxR[1][:-1], bytes_NxR[0][1:]], axis=-1))
-      return checks.forced_logits(rnn, params, h, rnn.add_bytes(params, x, own),
-                                  self._chip.dtype, seen)
+      heard = rnn.hearing.sequence(jnp.concatenate([silent[None], pcm.T]).T, None)
+      x_LxRxH = rnn.add_heard(params, x, heard.previous, heard.current)
+      return checks.forced_logits(rnn, params, h, x_LxRxH, self._chip.dtype, seen)
     return checks.compare(found, expected(params), np.asarray(pcm).T, uniform,
                           self._temperatures, self._chip.tolerance)
 

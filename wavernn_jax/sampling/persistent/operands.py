@@ -13,7 +13,7 @@ import numpy as np
 
 from wavernn_jax import draw
 from wavernn_jax.config import MelConfig
-from wavernn_jax.models import conditioning, wavernn
+from wavernn_jax.models import conditioning, hearing, wavernn
 
 
 def round_up(n: int, multiple: int) -> int:
@@ -73,7 +73,7 @@ def build(params, multiple: int) -> Operands:
     return np.pad(stacked, [(0, 0), *widths])
 
   to_K = round_up(half, multiple) - half
-  gain = np.float32([[wavernn.COARSE_GAIN], [1]])
+  gain = np.float32([[hearing.COARSE_GAIN], [1]])
   gates = np.concatenate([params['recurrent'][gate] for gate in 'ure'], axis=1)
   return Operands(
       recurrent=pad_halves(pad_halves(gates, multiple, 3).T, multiple, 1).T,
