@@ -99,30 +99,34 @@ def test_what_a_killed_save_left_is_no_checkpoint_and_is_removed(tmp_path, tiny_
   assert not half.exists() and steps_on_disk(tmp_path) == [1, 3]
 
 
-def test_load_weights_takes_the_ema_of_the_best_checkpoint(tmp_path, tiny_config, state):
+def test_the_voice_of_a_run_is_the_ema_of_the_best_checkpoint(tmp_path, tiny_config, state):
   workdir_lib.claim(tmp_path, tiny_config, 'corpus').close()
   with pytest.raises(InputError, match='no complete checkpoint'):
-    checkpoints.load_weights(tmp_path)
+    checkpoints.load(tmp_path)
   saved = checkpoints.Checkpoints(tmp_path)
   saved.save(at(state, 1, 3), {'batches': 1}, tiny_config)
   saved.wait()
-  assert_same(checkpoints.load_weights(tmp_path), at(state, 1, 3)['ema'])  # none evaluated
+  first = checkpoints.load(tmp_path)
+  assert_same(first.params, at(state, 1, 3)['ema'])  # none evaluated
   best = at(state, 2, 5) | {'ema': jax.tree.map(lambda x: x + 1, state['ema'])}
   saved.save(best, {'batches': 2}, tiny_config, 4.0)
   saved.save(at(state, 3, 7), {'batches': 3}, tiny_config, 6.0)
   saved.save(at(state, 4, 8), {'batches': 4}, tiny_config)
   saved.close()
-  assert_same(checkpoints.load_weights(tmp_path), best['ema'])
+  voice = checkpoints.load(tmp_path)
+  assert_same(voice.params, best['ema'])
+  assert_same(voice.masks, best['masks'])
+  assert voice.identity != first.identity and voice.packed is None
 
 
 def test_weights_of_another_config_are_rejected_by_field(tmp_path, tiny_config):
   with pytest.raises(InputError, match='holds no run'):
-    checkpoints.load_weights(tmp_path)
+    checkpoints.load(tmp_path)
   workdir_lib.claim(tmp_path, tiny_config, 'corpus').close()
   tiny_config.model.units, tiny_config.mel.fmin = 32, 80.0
   tiny_config.train.batch = 99  # matters to no weight
   with pytest.raises(InputError) as error:
-    checkpoints.load_weights(tmp_path, tiny_config)
+    checkpoints.load(tmp_path, tiny_config)
   assert '--config.model.units: 16 there, 32 here' in str(error.value)
   assert '--config.mel.fmin: 40.0 there, 80.0 here' in str(error.value)
   assert 'batch' not in str(error.value)

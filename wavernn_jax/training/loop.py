@@ -14,7 +14,7 @@ from wavernn_jax.config import Config
 from wavernn_jax.data import corpus, crops
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import evaluate, metrics as metrics_lib, pictures
-from wavernn_jax.sampling import scan
+from wavernn_jax.sampling import scan, stream
 from wavernn_jax.training import (
   checkpoints,
   journal,
@@ -125,14 +125,13 @@ class _Run:
       train_step = self.stop.wrap(train_step)
     self.train_step = backend.jit(
         train_step, donate_argnums=0, out_shardings=self.replicated)
-    self.evaluator = evaluate.Evaluator(self.model, config.evaluation)
-    self.sampler = scan.Sampler(
+    self.engine = scan.Sampler(
         self.model, world.local(self.state['ema']), block_frames=config.evaluation.block_frames)
 
   def _first_state(self):
     params = self.model.init(self.config.train.seed)
     if self.config.init_from:
-      params = checkpoints.load_weights(self.config.init_from, self.config)
+      params = checkpoints.load(self.config.init_from, self.config).params
     return world.replicate(step_lib.initial_state(params, self.config), self.replicated)
 
   def loop(self) -> int:
@@ -238,9 +237,11 @@ class _Run:
     return result['nll']
 
   def _valid_nats(self, params):
-    """As `Evaluator.utterance_nats`; every process takes its share of the utterances."""
+    """As `evaluate.utterance_nats`; every process takes its share of the utterances."""
     share = slice(jax.process_index(), None, jax.process_count())
-    sums, _ = self.evaluator.utterance_nats(params, self.valid_set[share])
+    self.engine.params = params
+    sums, _ = evaluate.utterance_nats(
+        self.engine, self.valid_set[share], self.config.evaluation.batch)
     of_all = {byte: np.zeros(len(self.valid_set)) for byte in sums}
     for byte, nats in sums.items():
       of_all[byte][share] = nats
@@ -255,9 +256,8 @@ class _Run:
     if not chosen:
       return
     mels = [corpus.utterance_mel(u, mel)[:frames] for u in chosen]
-    self.sampler.params = world.local(self.state['ema'])
-    pcms = scan.synthesize(self.sampler, mels,
-                           draw.keys(self.config.train.seed, range(len(mels))))
+    self.engine.params = world.local(self.state['ema'])
+    pcms = stream.batch(self.engine, mels, draw.keys(self.config.train.seed, range(len(mels))))
     recordings = [u.read(0, u.samples, mel.sample_rate) for u in chosen]
     self.journal.scalars(self.step, metrics_lib.valid_scalars(recordings, pcms, mel))
     for u, target_FxM, pcm in zip(chosen, mels, pcms, strict=True):
