@@ -32,7 +32,9 @@ def _model(config: Config) -> list[tuple]:
       *_positive('model', m, 'projection', 'channels', 'layers'),
       (m.kernel > 0 and m.kernel % 2 == 1, 'model.kernel', m.kernel, 'a positive odd number'),
       (m.compute_dtype in ('float32', 'bfloat16'), 'model.compute_dtype', m.compute_dtype,
-       "'float32' or 'bfloat16'")]
+       "'float32' or 'bfloat16'"),
+      (not m.reset_bias or m.kind == 'wavernn', 'model.reset_bias', m.reset_bias,
+       f'False in a {m.kind} model')]
 
 
 def _data(config: Config) -> list[tuple]:
