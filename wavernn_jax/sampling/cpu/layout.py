@@ -158,8 +158,8 @@ def stream(*matrices):
 
 def _interleave(matrices):
   """Blocks, inputs, blocks a row and scales, in the order of the stream."""
-  outputs, block = matrices[0].shape[0], matrices[0].block
-  rows = outputs // block[0]
+  block = matrices[0].block
+  outputs, rows = matrices[0].shape[0], matrices[0].shape[0] // block[0]
   order = np.arange(len(matrices) * rows).reshape(
       len(matrices), outputs // LANES, LANES // block[0])
   order = order.transpose(1, 0, 2).ravel()
@@ -170,8 +170,9 @@ def _interleave(matrices):
   where = where + np.arange(counts.sum())
   values = np.concatenate([m.values for m in matrices])[where]
   indices = np.concatenate([m.indices for m in matrices])[where]
-  scales = [np.ones(rows) if m.scales is None else m.scales for m in matrices]
-  scales = aligned_copy(np.concatenate(scales)[order], np.float32)
+  scales = [np.ones(outputs) if m.scales is None else m.scales for m in matrices]
+  scales = np.concatenate(scales).reshape(-1, block[0])[order]
+  scales = aligned_copy(scales.ravel(), np.float32)
   return values, indices.astype(np.uint32) * block[1], counts, scales
 
 
@@ -181,23 +182,24 @@ def _as_integers(dtype, inputs_R):
 
 
 def _fixed_point(values_KxB, counts, block):
-  """bfloat16 blocks as int16 and a scale for each block row.
+  """bfloat16 blocks as int16 and a scale for each output.
 
-  The scale is a power of two, so that all but the smallest weights of a row
+  The scale is a power of two, so that all but the smallest weights of an output
   (below about a hundredth of the greatest) are kept exactly, and such that no
   int32 sum with activations up to `_FIXED_ACTIVATION` overflows.
   """
   values_KxB = (values_KxB.astype(np.uint32) << 16).view(np.float32)
   row_K = np.repeat(np.arange(len(counts)), counts)
   magnitudes = np.abs(values_KxB.astype(np.float64)).reshape(-1, *block)
-  sums, greatest = np.zeros((len(counts), block[0])), np.zeros(len(counts))
+  sums, greatest = np.zeros((2, len(counts), block[0]))
   np.add.at(sums, row_K, magnitudes.sum(axis=2))
-  np.maximum.at(greatest, row_K, magnitudes.max(axis=(1, 2), initial=0))
+  np.maximum.at(greatest, row_K, magnitudes.max(axis=2, initial=0))
   room = _INT32 // _FIXED_ACTIVATION - 1 - counts * block[1]  # rounding may add 1/2 a weight
-  least = np.maximum(greatest / np.iinfo(np.int16).max, sums.max(axis=1) / room)
+  least = np.maximum(greatest / np.iinfo(np.int16).max, sums / room[:, None])
   scales = np.exp2(np.ceil(np.log2(np.maximum(least, 2.0 ** -100))))
-  fixed = np.rint(values_KxB / scales[row_K, None]).astype(np.int16)
-  return fixed, aligned_copy(scales, np.float32)
+  fixed = values_KxB.reshape(-1, *block) / scales[row_K, :, None]
+  return (np.rint(fixed).astype(np.int16).reshape(values_KxB.shape),
+          aligned_copy(scales.ravel(), np.float32))
 
 
 def _pad_rows(values, indices, counts, group):
