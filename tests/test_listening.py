@@ -11,11 +11,11 @@ import sys
 
 import numpy as np
 from PIL import Image
+import processes
 import pytest
 import soundfile
 
 from experiments.listening import document, folders, media, page, tables
-from tests import processes
 from wavernn_jax import audio
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import pictures
