@@ -10,7 +10,8 @@ def check(config: Config) -> None:
   The mel convention has its own check, `audio.check_mel_config`.
   """
   wrong = [f'--config.{field}: found {found!r}, expected {expected}'
-           for rules in (_model, _data, _optimizer, _train, _evaluation, _lanes, _pruning)
+           for rules in (_model, _data, _optimizer, _train, _evaluation, _lanes, _pruning,
+                         _wavenet)
            for holds, field, found, expected in rules(config) if not holds]
   if wrong:
     raise InputError('\n'.join(wrong))
@@ -24,8 +25,8 @@ def _positive(section: str, values, *fields: str) -> list[tuple]:
 def _model(config: Config) -> list[tuple]:
   m = config.model
   return [
-      (m.kind in ('wavernn', 'subscale', 'fused'), 'model.kind', m.kind,
-       "'wavernn', 'subscale' or 'fused'"),
+      (m.kind in ('wavernn', 'subscale', 'fused', 'wavenet'), 'model.kind', m.kind,
+       "'wavernn', 'subscale', 'fused' or 'wavenet'"),
       (m.units > 0 and m.units % 2 == 0, 'model.units', m.units,
        'a positive even number: half predict the coarse byte, half the fine one'),
       *_positive('model', m, 'projection', 'channels', 'layers'),
@@ -77,6 +78,23 @@ def _pruning(config: Config) -> list[tuple]:
       *_positive('pruning', p, 'block_outputs', 'block_inputs', 'steps', 'interval'),
       (not any(pruned.values()) or p.start + p.steps <= steps, 'pruning.steps', p.steps,
        f'start {p.start} + steps to end within train.steps = {steps}')]
+
+
+def _wavenet(config: Config) -> list[tuple]:
+  m, p = config.model, config.pruning
+  if m.kind != 'wavenet':
+    return []
+  rules = _positive('model', m, 'blocks', 'cycles', 'residual', 'skip', 'mixtures')
+  if not all(rule[0] for rule in rules):
+    return rules
+  pruned = max(p.recurrent, p.hidden, p.output, p.conditioning)
+  return rules + [
+      (m.blocks % m.cycles == 0, 'model.cycles', m.cycles,
+       f'a divisor of model.blocks = {m.blocks}'),
+      # Dilations double in a cycle; 2¹⁵ samples are more than a second.
+      (m.blocks // m.cycles <= 16, 'model.cycles', m.cycles,
+       f'{-(-m.blocks // 16)} or more: dilations of {m.blocks} blocks double up to 2^15'),
+      (not pruned, 'pruning', pruned, '0 everywhere: a model of kind wavenet is not pruned')]
 
 
 def _lanes(config: Config) -> list[tuple]:

@@ -5,7 +5,8 @@ import pathlib
 import warnings
 
 from experiments.listening import document
-from wavernn_jax import audio, corpus
+from wavernn_jax import audio
+from wavernn_jax.data import corpus
 from wavernn_jax.errors import InputError
 
 

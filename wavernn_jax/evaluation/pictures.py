@@ -1,4 +1,4 @@
-"""Spectrogram pairs and learning curves, drawn without global pyplot state."""
+"""Spectrogram pairs and curves over training, drawn without global pyplot state."""
 
 import io
 import math
@@ -98,6 +98,31 @@ def learning_curve(rows: list[dict]) -> Figure:
     ax.xaxis.set_major_formatter('{x:,.0f}')
     ax.grid(alpha=0.3)
     ax.legend()
+  return figure
+
+
+def voice_curve(rows: list[dict], samples_per_step: int) -> Figure:
+  """Voicing F1 and periodicity over training samples seen, from the rows of metrics.jsonl.
+
+  Args:
+    rows: those of `metrics.valid_scalars` are used, others are skipped.
+    samples_per_step: of a training step.
+  """
+  figure = new_figure(6, 4)
+  ax = figure.subplots()
+  for key, label, style in (
+      ('valid_voicing_f1', 'voicing F1', {'marker': 'o', 'markersize': 4}),
+      ('valid_periodicity', 'periodicity', {'marker': 's', 'markersize': 4}),
+      ('valid_periodicity_target', 'periodicity of the recordings',
+       {'color': '0.4', 'linestyle': '--'})):
+    points = {row['step']: row[key] for row in rows if key in row}  # a resumed run repeats
+    steps = sorted(points)
+    ax.plot([step * samples_per_step / 1e6 for step in steps],
+            [points[step] for step in steps], label=label, **style)
+  ax.set(xlabel='samples seen (millions)', ylim=(0, 1.02), title='copies of valid utterances')
+  ax.xaxis.set_major_formatter('{x:,g}')
+  ax.grid(alpha=0.3)
+  ax.legend()
   return figure
 
 

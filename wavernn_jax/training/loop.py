@@ -9,10 +9,11 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
-from wavernn_jax import audio, backend, config_rules, corpus, data, draw, models
+from wavernn_jax import audio, backend, config_rules, draw, models
 from wavernn_jax.config import Config
+from wavernn_jax.data import corpus, crops
 from wavernn_jax.errors import InputError
-from wavernn_jax.evaluation import evaluate, pictures
+from wavernn_jax.evaluation import evaluate, metrics as metrics_lib, pictures
 from wavernn_jax.sampling import scan
 from wavernn_jax.training import (
   checkpoints,
@@ -103,8 +104,8 @@ class _Run:
     self.replicated = NamedSharding(mesh, PartitionSpec())
     self.split = NamedSharding(mesh, PartitionSpec('data'))
     crop = config.train.crop
-    self.batches = data.crop_batches(
-        train_set, data.crop_shape(self.model, crop), config.mel, config.train.batch,
+    self.batches = crops.crop_batches(
+        train_set, crops.crop_shape(self.model, crop), config.mel, config.train.batch,
         config.train.seed, config.data.workers, (jax.process_index(), jax.process_count()))
     self.checkpoints = checkpoints.Checkpoints(workdir, config.train.keep)
     if self.checkpoints.latest() is None:
@@ -247,7 +248,7 @@ class _Run:
             np.array([u.samples for u in self.valid_set]))
 
   def _synthesize(self):
-    """Free-running copies of a few valid utterances, for TensorBoard."""
+    """Free-running copies of a few valid utterances: their scalars, sound and pictures."""
     mel, evaluation = self.config.mel, self.config.evaluation
     frames = int(evaluation.synthesize_seconds * mel.sample_rate / mel.hop)
     chosen = self.valid_set[:evaluation.synthesize]
@@ -257,6 +258,8 @@ class _Run:
     self.sampler.params = world.local(self.state['ema'])
     pcms = scan.synthesize(self.sampler, mels,
                            draw.keys(self.config.train.seed, range(len(mels))))
+    recordings = [u.read(0, u.samples, mel.sample_rate) for u in chosen]
+    self.journal.scalars(self.step, metrics_lib.valid_scalars(recordings, pcms, mel))
     for u, target_FxM, pcm in zip(chosen, mels, pcms, strict=True):
       self.journal.audio(self.step, u.name, pcm, mel.sample_rate)
       figure = pictures.spectrogram_pair(

@@ -13,8 +13,9 @@ import os
 import jax
 import numpy as np
 
-from wavernn_jax import audio, backend, corpus, draw
+from wavernn_jax import audio, backend, draw
 from wavernn_jax.config import Config
+from wavernn_jax.data import corpus
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import conditioning, wavernn
 from wavernn_jax.sampling import scan
@@ -27,7 +28,7 @@ _UNITS, _PROJECTION = 32, 16  # multiples that the kernels need
 def fits(config: Config) -> bool:
   """Whether the CPU engine can run a model."""
   model = config.model
-  return (model.kind in ('wavernn', 'subscale') and model.lanes <= layout.LANES
+  return (model.kind in ('wavernn', 'subscale') and model.lanes == 1
           and model.units % _UNITS == 0 and model.projection % _PROJECTION == 0)
 
 
@@ -36,7 +37,7 @@ class Sampler:
 
   The caller holds the state, which is that of models/wavernn.py, in numpy.
   Activations are float32 (int16 beside int8 weights), whatever
-  config.model.compute_dtype. `open_sampler` of the package takes any export.
+  config.model.compute_dtype.
   """
 
   def __init__(self, export: Export, temperatures=(1.0, 1.0), block_frames: int = 16,
@@ -53,9 +54,9 @@ class Sampler:
     model = export.config.model
     if not fits(export.config):
       raise InputError(
-          f'--engine=cpu: found a {model.kind} model of {model.units} units, projection '
-          f'{model.projection} and {model.lanes} lanes, expected multiples of {_UNITS} and '
-          f'{_PROJECTION} and at most {layout.LANES} lanes; use --engine=scan.')
+          f'--engine=cpu: found a {model.kind} model of {model.lanes} lanes, {model.units} units '
+          f'and projection {model.projection}, expected a model without lanes whose units are a '
+          f'multiple of {_UNITS} and projection of {_PROJECTION}; use --engine=scan.')
     self.block_frames = block_frames
     self.threads = threads or _cores()
     self._options = loop.Options(0, 0, *(float(t) for t in temperatures))
@@ -63,16 +64,13 @@ class Sampler:
     self._gates = backend.jit(functools.partial(
         conditioning.frame_gates, config=model, mel=export.config.mel))
     self._pool = concurrent.futures.ThreadPoolExecutor(self.threads)
-    self._open(export)
-
-  def _open(self, export: Export) -> None:
     self.model = wavernn.WaveRNN(export.config.model, export.config.mel)
     self.network = layout.build(weights(export))
 
   @property
   def lookahead(self) -> int:
     """Frames after a block that must be known before it is made."""
-    return self.model.context
+    return self.model.timing.margin
 
   @property
   def latency(self) -> float:
@@ -91,9 +89,10 @@ class Sampler:
 
   def next_block(self, state, mel_BxFxM, keys_Bx2):
     """As `scan.Sampler.next_block`; the state that is given stays as it is."""
-    made = list(self._pool.map(
-        self._utterance_block, self.utterance_states(state), mel_BxFxM, keys_Bx2))
-    return np.stack([pcm for pcm, _ in made]), self._join([state for _, state in made])
+    states = [{name: value[i] for name, value in state.items()} for i in range(len(keys_Bx2))]
+    made = list(self._pool.map(self._utterance_block, states, mel_BxFxM, keys_Bx2))
+    return np.stack([pcm for pcm, _ in made]), {
+        name: np.stack([state[name] for _, state in made]) for name in state}
 
   def gates(self, mel_FxM) -> np.ndarray:
     """Gate inputs of the frames, but the first and last `lookahead` − 1 of them, [F, 3 * H]."""
@@ -104,11 +103,11 @@ class Sampler:
   def position(self) -> int:
     """Samples from the first frame of `gates` to the first sample of a block."""
     mel = self.model.mel
-    return (self.model.lag + 1) * mel.hop - audio.frame_offset(mel)
+    return (self.model.timing.lag + 1) * mel.hop - audio.frame_offset(mel)
 
   def lane_nats(self, utterances, progress=lambda samples: None):
     """As `evaluation.Evaluator.lane_nats`, in the very arithmetic of the draws."""
-    nats_UxSx2 = np.zeros((len(utterances), self.model.lanes, 2))
+    nats_UxSx2 = np.zeros((len(utterances), self.model.timing.lanes, 2))
     for i, nats_Sx2 in enumerate(self._pool.map(self._nats, utterances)):
       nats_UxSx2[i] = nats_Sx2
       progress(utterances[i].samples)
@@ -120,21 +119,12 @@ class Sampler:
     mel, block, (before, after) = self.model.mel, self.block_frames, scan.around(self)
     pcm_T = utterance.read(0, utterance.samples, mel.sample_rate)
     mel_FxM = corpus.utterance_mel(utterance, mel)
-    blocks = -(-(len(pcm_T) + self.model.delay) // (block * mel.hop))
+    blocks = -(-(len(pcm_T) + self.model.timing.delay) // (block * mel.hop))
     padded = np.full((before + blocks * block + after, mel.bands), audio.mel_floor(mel),
                      np.float32)
     padded[before:before + len(mel_FxM)] = mel_FxM
     windows = [padded[b * block:before + (b + 1) * block + after] for b in range(blocks)]
     return np.stack(audio.split_bytes(pcm_T), axis=1).astype(np.uint8), windows
-
-  # What differs for models with lanes.
-
-  def utterance_states(self, state):
-    """The states of single utterances."""
-    return [{name: value[i] for name, value in state.items()} for i in range(len(state['index']))]
-
-  def _join(self, states):
-    return {name: np.stack([state[name] for state in states]) for name in states[0]}
 
   def _nats(self, utterance):
     """Nats of the coarse and the fine bytes of one utterance, Sx2."""
@@ -156,7 +146,7 @@ class Sampler:
         self.network, self.gates(mel_FxM), self.block_frames * hop, hop, stream_state(state),
         self._options._replace(seed=seed, utterance=utterance), self.position)
     pcm_T = audio.join_bytes(codes_Tx2[:, 0], codes_Tx2[:, 1])
-    return pcm_T, {'h': after.h, 'sample': pcm_T[-1], 'index': np.uint32(after.index % 2**32)}
+    return pcm_T, {'h': after.h, 'pcm': pcm_T[-1:], 'index': np.uint32(after.index % 2**32)}
 
 
 def _cores() -> int:
@@ -167,7 +157,7 @@ def _cores() -> int:
 
 def stream_state(state) -> loop.State:
   """The compiled loop's form of one utterance's state."""
-  coarse, fine = audio.split_bytes(state['sample'])
+  coarse, fine = audio.split_bytes(state['pcm'][-1])
   return loop.State(np.asarray(state['h']), int(coarse), int(fine), int(state['index']))
 
 
@@ -182,7 +172,4 @@ def weights(export: Export) -> layout.Weights:
       recurrent=tuple(tensors[f'recurrent.{gate}'] for gate in 'ure'),
       project=outputs('hidden.kernel'), project_bias=np.stack(outputs('hidden.bias')),
       logits=outputs('output.kernel'), logits_bias=np.stack(outputs('output.bias')),
-      input=tensors['previous'].reshape(2, 3, units), current=tensors['coarse'],
-      context=tensors.get('context.gates.kernel'),
-      nearest=tensors['context.nearest'].reshape(-1, 3, units)
-      if 'context.nearest' in tensors else None)
+      input=tensors['previous'].reshape(2, 3, units), current=tensors['coarse'])
