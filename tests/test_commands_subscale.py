@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.configs import fused, subscale
-from wavernn_jax import audio, commands, config_rules, models
+from wavernn_jax import audio, commands, models, rules
 from wavernn_jax.config import PruningConfig
 from wavernn_jax.errors import InputError
 from wavernn_jax.sampling import export as export_lib, scan
@@ -143,7 +143,7 @@ def test_a_fused_run_goes_on_is_evaluated_exported_and_heard(corpus, tiny_config
     *[(fused, v) for v in ('x2', 'small', 'tiny')]])
 def test_every_variant_is_possible_and_keeps_what_it_shares_with_dense(kind, variant):
   config = kind.get_config(variant)
-  config_rules.check(config)
+  rules.check(config)
   assert f'{config.model.kind}.py' == pathlib.Path(kind.__file__).name
   assert config.train.batch * config.train.crop in (32 * 960, 4 * 300)
   assert pathlib.Path(kind.__file__).read_text().count(f'`{variant}`') == 1

@@ -190,7 +190,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(config):
     (8, 1, 12, 'found 12, expected a multiple of 8: 8 devices'),
     (8, 2, 24, r'found 24, expected a multiple of 16: 8 devices × 2 micro-batches'),
     (1, 4, 6, 'accumulate: found 4, expected a divisor of train.batch = 6'),
-    (1, 0, 6, 'accumulate: found 0, expected a positive number')])
+    (1, 0, 6, 'accumulate: found 0, expected 1 to 65,536')])
 def test_a_batch_that_cannot_be_split_is_named_with_its_parts(
     config, monkeypatch, tmp_path, devices, accumulate, batch, expected):
   for count in ('device_count', 'local_device_count'):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wavernn_jax import audio, data, draw, models
+from wavernn_jax import audio, data, draw, fields, models
 from wavernn_jax.config import OptimizerConfig, from_dict, to_dict
 from wavernn_jax.corpus import SPLITS
 from wavernn_jax.errors import InputError
@@ -196,7 +196,9 @@ def rows(workdir):
 
 
 def test_an_absurd_learning_rate_stops_with_the_step_and_the_last_good_checkpoint(
-    tiny_config, tmp_path):
+    tiny_config, tmp_path, monkeypatch):
+  for name in ('learning_rate', 'final_learning_rate'):  # refused otherwise
+    monkeypatch.setitem(fields.RULES, f'optimizer.{name}', fields.above(0, 1e31))
   tiny_config.optimizer.learning_rate, tiny_config.optimizer.warmup_steps = 1e30, 5
   tiny_config.optimizer.final_learning_rate = 1e30
   with pytest.raises(InputError) as error:

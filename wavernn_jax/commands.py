@@ -17,6 +17,7 @@ from wavernn_jax import (
   executors,
   files,
   models,
+  rules,
   synthesis,
 )
 from wavernn_jax.config import Config
@@ -81,7 +82,7 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str =
   if engine == 'cpu' and not packed:
     raise InputError('--engine=cpu evaluates exports; write one with --mode=export and give it '
                      'as --model.')
-  sampler = _sampler(engine, packed, workdir, config, _checked(temperatures))
+  sampler = _sampler(engine, packed, workdir, config, rules.check_temperatures(temperatures))
   paths = corpus.split_files(config.data)
   held_out = corpus.load_utterances(paths[split], config.data, config.mel,
                                     audio.edge_padding(config.mel) + 1)
@@ -131,13 +132,6 @@ def _sampler(engine: str, packed, workdir: str, config: Config, temperatures=(1.
   return scan.Sampler(model, params, *options, donate=True)
 
 
-def _checked(temperatures):
-  if min(temperatures) < 0:
-    raise InputError(f'--temperature_coarse, --temperature_fine: found {temperatures}, '
-                     'expected 0 (most probable) or more.')
-  return temperatures
-
-
 def _free_running(sampler, utterances, config: Config) -> dict:
   targets = {u.name: u.read(0, u.samples, config.mel.sample_rate) for u in utterances}
   sources = [synthesis.Source(u.name, corpus.utterance_mel(u, config.mel), u.samples)
@@ -172,7 +166,7 @@ def synthesize(workdir: str, inputs: str, output: str, temperatures=(1.0, 1.0), 
   Raises:
     InputError: after the result is printed, if an input failed.
   """
-  _checked(temperatures)
+  rules.check_temperatures(temperatures)
   config = export_lib.read(model).config if model else workdir_lib.read_config(workdir)
   runs_on = executors.create(executor)
   sources = bulk.find_inputs(inputs)

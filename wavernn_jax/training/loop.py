@@ -9,7 +9,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
-from wavernn_jax import audio, backend, config_rules, corpus, data, draw, models
+from wavernn_jax import audio, backend, corpus, data, draw, models, rules
 from wavernn_jax.config import Config
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import evaluate, pictures
@@ -45,8 +45,7 @@ def train(config: Config, workdir) -> int:
 
 def _checked(config: Config):
   """The corpus of a config that is in order."""
-  config_rules.check(config)
-  audio.check_mel_config(config.mel)
+  rules.check(config)
   world.check_devices(config)
   return load_corpus(config)
 
