@@ -104,10 +104,11 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str =
     result['free_running'] = _free_running(sampler, chosen, config)
   if packed:
     return _print({'model': model, 'weights': packed.weights, **result})
+  _print(result)  # first: a full disk must not cost the result of hours
   by_utterance = evaluation.by_utterance(held_out, sums, samples)
   files.write_text(pathlib.Path(workdir) / f'evaluation_{split}.json',
                    json.dumps(result | {'by_utterance': by_utterance}, indent=1))
-  return _print(result)
+  return result
 
 
 def _engine(engine: str, packed) -> str:
