@@ -25,21 +25,6 @@ def test_unpack_inverts_pack(dtype, block, error):
   np.testing.assert_allclose(found, dense * kept, atol=error * 4, rtol=error)
 
 
-@pytest.mark.parametrize('dtype', DTYPES)
-@pytest.mark.parametrize('block', BLOCKS)
-def test_a_part_is_that_of_the_dense_matrix(dtype, block):
-  rng = np.random.default_rng(4)
-  mask = rng.random((64 // block[0], 32 // block[1])) < 0.4
-  packed = blocksparse.pack(rng.standard_normal((64, 32)), block, dtype, mask)
-  for outputs, inputs in ((slice(16, 48), slice(None)), (slice(None), slice(20, None)),
-                          (slice(32, None), slice(8)), (slice(0, 0), slice(None))):
-    part = blocksparse.part(packed, outputs, inputs)
-    np.testing.assert_array_equal(
-        blocksparse.unpack(part), blocksparse.unpack(packed)[outputs, inputs])
-  with pytest.raises(ValueError, match='in blocks of'):
-    blocksparse.part(packed, slice(2, 48))
-
-
 def test_pack_refuses_what_it_cannot_hold():
   with pytest.raises(ValueError, match='do not divide'):
     blocksparse.pack(np.zeros((24, 8)), (16, 1))

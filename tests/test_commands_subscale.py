@@ -93,7 +93,7 @@ def test_a_folder_a_stream_and_the_export_of_a_file_sound_alike(runs, tmp_path):
   assert (made[file.stem] == pcm).mean() > 0.99  # another batch size rounds otherwise
 
 
-def test_a_pruned_run_is_exported_in_blocks_and_evaluated_by_the_cpu_engine(runs, tmp_path):
+def test_a_pruned_run_is_exported_in_blocks_and_evaluated_from_the_export(runs, tmp_path):
   path = str(tmp_path / 'x.safetensors')
   commands.export(str(runs[0]), path, weights='float32', sparse_only=True)
   tensors = export_lib.read(path).tensors
@@ -101,7 +101,7 @@ def test_a_pruned_run_is_exported_in_blocks_and_evaluated_by_the_cpu_engine(runs
                'context.gates.kernel', 'conditioning.gates.kernel'):
     assert tensors[name].density == pytest.approx(0.5, abs=0.02)
   result = commands.evaluate('', 'test', str(commands.DEMO_SPEECH), path)
-  assert result['engine'] == 'cpu'  # where there is no accelerator
+  assert result['engine'] == 'scan'  # the CPU engine has no lanes
   written = json.loads((runs[0] / 'evaluation_test.json').read_text())
   for name in ('nll_coarse', 'nll_fine', 'nll_lanes'):
     assert result[name] == pytest.approx(written[name], rel=1e-5)
@@ -134,7 +134,7 @@ def test_a_fused_run_goes_on_is_evaluated_exported_and_heard(corpus, tiny_config
          for folder in ('run', 'export')]
   np.testing.assert_array_equal(*pcm)
   assert len(pcm[0]) == len(audio.read_audio(file, config.mel.sample_rate))
-  with pytest.raises(InputError, match='--engine=cpu: found a fused model of 16 units'):
+  with pytest.raises(InputError, match='--engine=cpu: found a fused model of 2 lanes, 16 units'):
     commands.synthesize(str(torn), str(file), str(tmp_path / 'cpu'), engine='cpu')
 
 

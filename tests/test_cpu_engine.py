@@ -1,5 +1,6 @@
 """The CPU engine against the scan sampler and the JAX model, on the same exports."""
 
+import dataclasses
 import functools
 
 import jax.numpy as jnp
@@ -121,7 +122,7 @@ def test_a_stream_is_the_whole_utterance_however_it_is_cut(weights):
 
 def test_neither_batch_nor_threads_change_a_sample():
   random_models.assert_neither_batch_nor_threads_change_a_sample(
-      sampler, utterances(packed(), (FRAMES, 3, 6, 9, 1)))
+      sampler, utterances(packed(), (FRAMES, 0, 6, 9, 1)))
 
 
 def test_the_state_is_that_of_the_scan_sampler():
@@ -139,8 +140,23 @@ def test_the_state_is_that_of_the_scan_sampler():
   np.testing.assert_array_equal(made[1], made[2])
 
 
-def test_models_that_do_not_fit_are_refused():
+def test_neither_a_size_that_the_kernels_lack_nor_lanes_are_accepted():
   odd = packed(units=48, block=(4, 4))
   assert not cpu.fits(odd.config) and cpu.fits(packed().config)
-  with pytest.raises(InputError, match='48 units.*multiples of 32'):
+  with pytest.raises(InputError, match='48 units.*multiple of 32.*use --engine=scan'):
     cpu.Sampler(odd)
+  lanes = dataclasses.replace(packed(), config=Config(
+      model=dataclasses.replace(random_models.SUBSCALE, units=32), mel=random_models.MEL))
+  assert not cpu.fits(lanes.config)
+  with pytest.raises(InputError, match='subscale model of 4 lanes.*use --engine=scan'):
+    cpu.Sampler(lanes)
+
+
+def test_a_subscale_model_of_one_lane_is_the_plain_one():
+  config = packed().config
+  alone = dataclasses.replace(config, model=dataclasses.replace(config.model, kind='subscale'))
+  waves = [scan.synthesize(cpu.Sampler(export, block_frames=BLOCK), utterances(packed())[:1],
+                           draw.keys(0, [0]))[0]
+           for export in (packed(), export_lib.pack(
+               *random_models.pruned_run(alone), alone, 'float32'))]
+  np.testing.assert_array_equal(*waves)

@@ -211,7 +211,7 @@ def log_mel(window_BxN, mel: MelConfig):
   spectrum_BxFxK = (
       jnp.sqrt(power_BxFxK) if mel.power == 1 else power_BxFxK ** (mel.power / 2))
   # 'highest': accelerators would round the inputs to 10 bits or fewer.
-  mel_BxFxM = jnp.einsum('bfk,mk->bfm', spectrum_BxFxK, _filterbank(mel),
+  mel_BxFxM = jnp.einsum('bfk,mk->bfm', spectrum_BxFxK, filterbank(mel),
                          precision='highest')
   return _log(jnp.maximum(mel_BxFxM, mel.clamp), mel, jnp)
 
@@ -256,7 +256,7 @@ def hann(length: int) -> np.ndarray:
   return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
 
 
-def _filterbank(mel: MelConfig) -> np.ndarray:
+def filterbank(mel: MelConfig) -> np.ndarray:
   """Returns the filters, MxK with K = n_fft/2 + 1."""
   return librosa.filters.mel(
       sr=mel.sample_rate, n_fft=mel.n_fft, n_mels=mel.bands, fmin=mel.fmin, fmax=mel.fmax,
@@ -276,5 +276,5 @@ def _compiled_log_mel(mel_fields: tuple):
 def flat_spectrum_level(mel: MelConfig, stft_power: float) -> np.ndarray:
   """Returns the log mel, M, of a spectrum that is stft_power everywhere."""
   bin_level = (stft_power + mel.power_floor) ** (mel.power / 2)
-  mel_M = np.float64(_filterbank(mel)).sum(1) * bin_level
+  mel_M = np.float64(filterbank(mel)).sum(1) * bin_level
   return _log(np.maximum(mel_M, mel.clamp), mel, np)

@@ -124,7 +124,7 @@ def _sampler(engine: str, packed, workdir: str, config: Config, temperatures=(1.
   """The sampler of an export, or, but for the CPU engine, of a run."""
   options = temperatures, config.evaluation.block_frames
   if engine == 'cpu':
-    return cpu.open_sampler(packed, *options)
+    return cpu.Sampler(packed, *options)
   model = models.build(config)
   params = packed.params() if packed else checkpoints.load_weights(workdir)
   if engine == 'pallas':

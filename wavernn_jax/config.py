@@ -116,6 +116,9 @@ class ModelConfig:
   layers: int = 3  # convolutions of the conditioning stack
   kernel: int = 3  # frames, odd
   compute_dtype: str = 'float32'  # or 'bfloat16': matmul inputs; float32 sums
+  prediction: str = 'none'  # the paper; 'spectral': models/prediction.py
+  taps: int = 192  # past samples of the prediction
+  inputs: str = 'bytes,sample,predicted,past4,tanh,prior'  # of a trial
   lanes: int = 1  # S; subscale and fused only
   horizon: int = 0  # F: positions ahead that earlier lanes are seen
   context_layers: int = 6  # dilated layers after the first; subscale only, as all below

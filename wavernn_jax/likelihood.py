@@ -46,10 +46,21 @@ def product_dtype(array, compute_dtype: str):
   return jnp.bfloat16 if compute_dtype == 'bfloat16' else array.dtype
 
 
-def layer_logits(layer, y, compute_dtype: str = 'float32'):
-  """O' relu(O y): logits [..., V] of y [..., H/2]."""
+def layer_logits(layer, y, compute_dtype: str = 'float32', prior=None):
+  """O' relu(O y): logits [..., V] of y [..., H/2].
+
+  Args:
+    layer: the output layer.
+    y: its inputs.
+    compute_dtype: of the products.
+    prior: None, or (slope [...], ramp [V]): slope · ramp is added to the logits.
+  """
   relu = jax.nn.relu(linear(layer['hidden'], y, compute_dtype))
-  return linear(layer['output'], relu, compute_dtype)
+  return _with_prior(linear(layer['output'], relu, compute_dtype), prior)
+
+
+def _with_prior(logits, prior):
+  return logits if prior is None else logits + prior[0][..., None] * prior[1]
 
 
 def categorical_nats(logits, targets):
@@ -63,21 +74,31 @@ def _one_hot(logits, targets):
   return jnp.arange(logits.shape[-1], dtype=targets.dtype) == targets[..., None]
 
 
-def layer_nats(layer, y, targets, compute_dtype: str = 'float32'):
-  """Nats of each target under the layer, of the targets' shape.
+def layer_nats(layer, y, targets, compute_dtype: str = 'float32', prior=None):
+  """Nats of each target under the layer (and `prior`), of the targets' shape.
 
   Rows are done in blocks, so that the logits of a long utterance never stand
   in memory together.
   """
   rows, targets_N = y.reshape(-1, y.shape[-1]), targets.reshape(-1)
-  nats = lax.map(
-      lambda at: categorical_nats(layer_logits(layer, at[0], compute_dtype), at[1]),
-      (_blocks(rows), _blocks(targets_N)))
+  slope, ramp = _prior_rows(prior)
+
+  def block(at):
+    y, targets, slope = at
+    prior = None if slope is None else (slope, ramp)
+    return categorical_nats(layer_logits(layer, y, compute_dtype, prior), targets)
+
+  nats = lax.map(block, (_blocks(rows), _blocks(targets_N), slope))
   return nats.reshape(-1)[:len(rows)].reshape(targets.shape)
 
 
+def _prior_rows(prior):
+  """The slopes of a prior in blocks of rows, and its ramp."""
+  return (None, None) if prior is None else (_blocks(prior[0].reshape(-1)), prior[1])
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def mean_nats(layer, y, targets, weight, compute_dtype: str = 'float32'):
+def mean_nats(layer, y, targets, weight, compute_dtype: str = 'float32', prior=None):
   """Weighted mean of `layer_nats`: sum(weight · nats) / sum(weight).
 
   Its gradient is formed with the value, block by block: logits, softmax and
@@ -89,21 +110,26 @@ def mean_nats(layer, y, targets, weight, compute_dtype: str = 'float32'):
     targets: integers [...].
     weight: float [...], 0 for what carries no likelihood; not differentiated.
     compute_dtype: of the products.
+    prior: as for `layer_logits`; its slope is differentiated.
   """
-  nats = layer_nats(layer, y, targets, compute_dtype)
+  nats = layer_nats(layer, y, targets, compute_dtype, prior)
   return (nats * weight).sum() / jnp.maximum(weight.sum(), 1e-6)
 
 
-def _mean_nats_forward(layer, y, targets, weight, compute_dtype):
+def _mean_nats_forward(layer, y, targets, weight, compute_dtype, prior):
   weight = weight / jnp.maximum(weight.sum(), 1e-6)
   dtype = product_dtype(layer['output']['kernel'], compute_dtype)
   kernel1, kernel2 = (layer[k]['kernel'].astype(dtype) for k in ('hidden', 'output'))
   transposed1, transposed2 = lax.optimization_barrier((kernel1.T, kernel2.T))
 
+  slope, ramp = _prior_rows(prior)
+
   def block(sums, at):
-    y, targets, weight = at
+    y, targets, weight, slope = at
     relu = jax.nn.relu(product(y, kernel1) + layer['hidden']['bias'])
     logits = product(relu, kernel2) + layer['output']['bias']
+    if slope is not None:
+      logits = logits + slope[:, None] * ramp
     exp = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
     total = exp.sum(axis=-1, keepdims=True)
     chosen = _one_hot(logits, targets)
@@ -115,21 +141,24 @@ def _mean_nats_forward(layer, y, targets, weight, compute_dtype):
            'hidden': {'kernel': product(y.T, drelu.astype(dtype)), 'bias': drelu.sum(0)},
            'output': {'kernel': product(relu.T, dlogits.astype(dtype)),
                       'bias': dlogits.sum(0)}}
-    return jax.tree.map(jnp.add, sums, new), product(drelu, transposed1)
+    dslope = None if slope is None else (dlogits * ramp).sum(axis=-1)
+    return jax.tree.map(jnp.add, sums, new), (product(drelu, transposed1), dslope)
 
   zeros = jax.tree.map(jnp.zeros_like, {'value': weight.sum(), **layer})
   rows = y.reshape(-1, y.shape[-1])
-  sums, dy = lax.scan(block, zeros, (
-      _blocks(rows), _blocks(targets.reshape(-1)), _blocks(weight.reshape(-1))))
+  sums, (dy, dslope) = lax.scan(block, zeros, (
+      _blocks(rows), _blocks(targets.reshape(-1)), _blocks(weight.reshape(-1)), slope))
   value = sums.pop('value')
   dy = dy.reshape(-1, y.shape[-1])[:len(rows)].reshape(y.shape)
-  return value, (sums, dy)
+  if prior is not None:
+    dslope = dslope.reshape(-1)[:len(rows)].reshape(prior[0].shape)
+  return value, (sums, dy, None if prior is None else (dslope, jnp.zeros_like(ramp)))
 
 
 def _mean_nats_backward(compute_dtype, saved, cotangent):
   del compute_dtype
-  dlayer, dy = jax.tree.map(lambda g: g * cotangent, saved)
-  return dlayer, dy, None, None
+  dlayer, dy, dprior = jax.tree.map(lambda g: g * cotangent, saved)
+  return dlayer, dy, None, None, dprior
 
 
 mean_nats.defvjp(_mean_nats_forward, _mean_nats_backward)

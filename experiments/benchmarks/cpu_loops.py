@@ -5,16 +5,7 @@ from numba import types
 from numba.extending import intrinsic, register_jitable
 import numpy as np
 
-from wavernn_jax.sampling.cpu import (
-  kernels,
-  lane_kernels,
-  lane_loop,
-  lane_step,
-  layout,
-  loop,
-  simd,
-  step,
-)
+from wavernn_jax.sampling.cpu import kernels, layout, loop, simd, step
 from wavernn_jax.sampling.cpu.simd import LANES
 
 _OPTIONS = {'nogil': True, 'error_model': 'numpy'}
@@ -98,26 +89,3 @@ class Products:
   def run(self, repeats: int) -> None:
     """All products so many times."""
     _products(self._network, self._memory, self._y, repeats)
-
-
-@register_jitable
-def _multiply_lanes(matrix, memory, rows):
-  x, unit = lane_step.operand(matrix, memory.context, 0), simd.splat(np.float32(1))
-  for row in range(rows):
-    lane_kernels.row_dots(matrix, x, row, unit, memory.tiles)
-
-
-@numba.njit(**_OPTIONS)
-def _context_products(network, memory, repeats):
-  """All that a step of the lanes multiplies with the context."""
-  net, s = simd.borrow(network), simd.borrow(memory)
-  for _ in range(repeats):
-    lane_step.hear(net, s, simd.splat(np.float32(1)))
-    _multiply_lanes(net.coarse_context, s, s.projection // LANES)
-
-
-def context_products(network):
-  """A function of how many times: the products of a subscale model with its context."""
-  memory = lane_loop.scratch(network)
-  memory.context.plain[:], memory.context.short[:] = 0.5, 1
-  return lambda repeats: _context_products(network, memory, repeats)

@@ -183,8 +183,7 @@ class Subscale(Lanes):
     """
     first, n = self.past // self.lanes, len(x_IxSxBxH[0])
     current, previous = bytes_NxSxBx2[first:first + n], bytes_NxSxBx2[first - 1:first - 1 + n]
-    own = jnp.concatenate([previous, current[..., :1]], axis=-1)
-    x_IxSxBxH = self.rnn.add_bytes(params, x_IxSxBxH, own, input_noise)
+    x_IxSxBxH = self.rnn.add_heard(params, x_IxSxBxH, previous, current[..., :1], input_noise)
     seen = None
     if not self._alone:
       seen = context.features(params['context'], bytes_NxSxBx2.swapaxes(1, 2), self.config)

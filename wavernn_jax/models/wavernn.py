@@ -12,21 +12,19 @@ nothing to mask.
 """
 
 import dataclasses
+import functools
 
 from flax import nnx
+import jax
 from jax import lax
 import jax.numpy as jnp
 
 from wavernn_jax import audio, draw, likelihood
 from wavernn_jax.config import MelConfig, ModelConfig
-from wavernn_jax.models import cell, conditioning
+from wavernn_jax.models import cell, conditioning, hearing
+from wavernn_jax.models.hearing import COARSE_GAIN  # noqa: F401
 
 BYTES = ('coarse', 'fine')
-# Speech lies within a few hundredths of [−1, 1] most of the time. Adam moves every
-# weight by about the learning rate a step, so without this factor on the weights of
-# the coarse byte their growth alone takes thousands of steps.
-COARSE_GAIN = 64.0
-
 
 class Recurrence(nnx.Module):
   """Parameters that all models have."""
@@ -51,8 +49,11 @@ class Parameters(Recurrence):
     super().__init__(config, mel, rngs)
     half = config.units // 2
     small = nnx.initializers.normal(0.1)
-    self.previous = nnx.Param(small(rngs.params(), (2, 3 * config.units)))
-    self.coarse = nnx.Param(small(rngs.params(), (3, half)))
+    hears = heard(config, mel)
+    self.previous = nnx.Param(small(rngs.params(), (hears.width, 3 * config.units)))
+    self.coarse = nnx.Param(small(rngs.params(), (3 * hears.current_width, half)))
+    if 'prior' in config.inputs and config.prediction == 'spectral':
+      self.prior = nnx.Param(jnp.zeros((1 + ('adaptive' in config.inputs) * 2 * half,)))
     # O_1, O_2 of the coarse byte and O_3, O_4 of the fine one.
     self.outputs = nnx.Dict({
         byte: output_layer(half, config.projection, likelihood.BYTE_VALUES, rngs,
@@ -76,6 +77,11 @@ def output_layer(inputs: int, projection: int, values: int, rngs: nnx.Rngs,
       'output': nnx.Linear(projection, values, rngs=rngs)})
 
 
+def heard(config: ModelConfig, mel: MelConfig):
+  """What the steps of a model hear."""
+  return hearing.Residuals(config, mel) if config.prediction == 'spectral' else hearing.Bytes()
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class WaveRNN:
   """The model as functions of parameters and state (the interface of all models).
@@ -92,7 +98,15 @@ class WaveRNN:
     """Frames before the first and after the last of a block that it depends on."""
     return conditioning.context(self.config) + 1
 
-  past = 1  # samples before a crop that it takes
+  @functools.cached_property
+  def hearing(self):
+    return heard(self.config, self.mel)
+
+  @property
+  def past(self) -> int:
+    """Samples before a crop that it takes."""
+    return self.hearing.past
+
   ahead = 0  # samples after a crop or block that its likelihood takes
   lanes = 1  # samples of a step; lane s has the samples s, s + lanes, ..
   delay = 0  # samples by which `sample` is late: its first so many are none of the utterance
@@ -108,13 +122,13 @@ class WaveRNN:
 
   def initial_state(self, batch: int):
     """The state at the start of an utterance: silence."""
-    return {'h': jnp.zeros((batch, self.config.units)),
-            'sample': jnp.zeros((batch,), jnp.int16),
-            'index': jnp.zeros((batch,), jnp.uint32)}
+    return self.crop_state(jnp.zeros((batch, self.past), jnp.int16))
 
   def crop_state(self, past_BxN):
     """The state at the start of a crop that `past` samples are known to precede."""
-    return self.initial_state(len(past_BxN)) | {'sample': past_BxN[:, -1]}
+    batch = len(past_BxN)
+    return {'h': jnp.zeros((batch, self.config.units)), 'pcm': past_BxN[:, -self.past:],
+            'index': jnp.zeros((batch,), jnp.uint32)}
 
   def sampling_state(self, batch: int):
     """The state of `sample` at the start of an utterance."""
@@ -140,10 +154,11 @@ class WaveRNN:
     Returns:
       {'coarse': BxT, 'fine': BxT} in nats/sample, and the state after the last.
     """
-    h_TxBxH, targets = self._run(params, state, pcm_BxT, mel_BxFxM)
-    nats = self.byte_nats(params, h_TxBxH, targets)
+    h_TxBxH, heard = self._run(params, state, pcm_BxT, mel_BxFxM)
+    nats = self.byte_nats(params, h_TxBxH, heard.targets, prior=self.priors(params, h_TxBxH, heard))
     return {byte: n.T for byte, n in nats.items()}, {
-        'h': h_TxBxH[-1], 'sample': pcm_BxT[:, -1], 'index': state['index'] + pcm_BxT.shape[1]}
+        'h': h_TxBxH[-1], 'pcm': jnp.concatenate([state['pcm'], pcm_BxT], axis=1)[:, -self.past:],
+        'index': state['index'] + pcm_BxT.shape[1]}
 
   def loss(self, params, state, pcm_BxT, mel_BxFxM, burn_in: int = 0, input_noise=None):
     """Means of `nats` over all samples but the first `burn_in`, fast to differentiate.
@@ -156,29 +171,48 @@ class WaveRNN:
     Returns:
       {'coarse': mean, 'fine': mean} in nats/sample.
     """
-    h_TxBxH, targets = self._run(params, state, pcm_BxT, mel_BxFxM, input_noise)
-    targets = {byte: t[burn_in:] for byte, t in targets.items()}
+    h_TxBxH, heard = self._run(params, state, pcm_BxT, mel_BxFxM, input_noise)
+    targets = {byte: t[burn_in:] for byte, t in heard.targets.items()}
     weight_TxB = jnp.ones_like(h_TxBxH[burn_in:, :, 0])
-    return self.mean_nats(params, h_TxBxH[burn_in:], targets, weight_TxB)
+    prior = {byte: None if p is None else (p[0][burn_in:], p[1])
+             for byte, p in self.priors(params, h_TxBxH, heard).items()}
+    return self.mean_nats(params, h_TxBxH[burn_in:], targets, weight_TxB, prior=prior)
 
   def _run(self, params, state, pcm_BxT, mel_BxFxM, input_noise=None):
-    """States TxBxH after each of the given samples, and the samples' bytes TxB."""
-    pcm_TxB = jnp.concatenate([state['sample'][:, None], pcm_BxT], axis=1).T
-    coarse_TxB, fine_TxB = audio.split_bytes(pcm_TxB)
-    x_TxBxH = self.gate_inputs(params, mel_BxFxM, coarse_TxB, fine_TxB, input_noise)
+    """States TxBxH after each of the given samples, and what was heard of them."""
+    heard = self.hearing.sequence(jnp.concatenate([state['pcm'], pcm_BxT], axis=1), mel_BxFxM)
+    x_TxBxH = conditioning.sample_gates(
+        params['conditioning'], mel_BxFxM, pcm_BxT.shape[1], self.config, self.mel)
+    x_TxBxH = self.add_heard(params, x_TxBxH, heard.previous, heard.current, input_noise)
     h_TxBxH = cell.scan(self.recurrent(params), x_TxBxH, state['h'].astype(x_TxBxH[0].dtype))
-    return h_TxBxH, {'coarse': coarse_TxB[1:], 'fine': fine_TxB[1:]}
+    return h_TxBxH, heard
 
-  def byte_nats(self, params, h_TxBxH, targets, context_TxBxC=None):
+  def priors(self, params, h_TxBxH, heard):
+    """Of each byte: None, or the slope and the ramp of a Laplace density."""
+    return {byte: self.prior(params, byte, heard, heard.targets['coarse'], y)
+            for byte, y in zip(BYTES, jnp.split(h_TxBxH, 2, -1))}
+
+  def prior(self, params, byte, at, coarse=None, y=None):
+    if 'prior' not in params:
+      return None
+    log = params['prior'][0]
+    if len(params['prior']) > 1:
+      log = log + y @ jnp.split(params['prior'][1:], 2)[BYTES.index(byte)]
+    slope = jnp.exp(-log) / (0.7 * at.scale)
+    if byte == 'fine':
+      slope = jnp.where(coarse >= 128, -1, 1) * slope
+    return slope, hearing.RAMPS[byte]
+
+  def byte_nats(self, params, h_TxBxH, targets, context_TxBxC=None, prior=None):
     """Nats TxB of each byte's targets TxB after states, with context where there is one."""
     return {byte: likelihood.layer_nats(params['outputs'][byte], y, targets[byte],
-                                        self.config.compute_dtype)
+                                        self.config.compute_dtype, prior and prior[byte])
             for byte, y in zip(BYTES, output_inputs(h_TxBxH, context_TxBxC), strict=True)}
 
-  def mean_nats(self, params, h_TxBxH, targets, weight_TxB, context_TxBxC=None):
+  def mean_nats(self, params, h_TxBxH, targets, weight_TxB, context_TxBxC=None, prior=None):
     """Means of `byte_nats` by weight, fast to differentiate."""
     return {byte: likelihood.mean_nats(params['outputs'][byte], y, targets[byte], weight_TxB,
-                                       self.config.compute_dtype)
+                                       self.config.compute_dtype, prior and prior[byte])
             for byte, y in zip(BYTES, output_inputs(h_TxBxH, context_TxBxC), strict=True)}
 
   def sample(self, params, state, mel_BxFxM, keys_Bx2, temperatures, samples: int,
@@ -201,54 +235,62 @@ class WaveRNN:
     x_TxBxH = conditioning.sample_gates(
         params['conditioning'], mel_BxFxM, samples, self.config, self.mel)
     uniform_Tx2xB = draw.uniforms(keys_Bx2, state['index'], samples)
-    carry = (state['h'], *audio.split_bytes(state['sample']))
-    (h, _, _), pcm_TxB = self.draws(params, carry, x_TxBxH, uniform_Tx2xB, temperatures,
-                                         unroll=unroll)
-    return pcm_TxB.T, {'h': h, 'sample': pcm_TxB[-1], 'index': state['index'] + samples}
+    filters, row_T = self.hearing.filters(mel_BxFxM, samples)
+    carry = (state['h'], *self.hearing.start(state['pcm'], filters))
+    (h, *_), pcm_TxB = self.draws(params, carry, x_TxBxH, uniform_Tx2xB, temperatures,
+                                  unroll=unroll, filters=filters, row_T=row_T)
+    pcm_BxN = jnp.concatenate([state['pcm'], pcm_TxB.T], axis=1)
+    return pcm_TxB.T, {'h': h, 'pcm': pcm_BxN[:, -self.past:], 'index': state['index'] + samples}
 
   def draws(self, params, carry, x_TxBxH, uniform_Tx2xB, temperatures, context_TxBxC=None,
-            live_TxB=None, unroll: int = 1):
+            live_TxB=None, unroll: int = 1, filters=None, row_T=None):
     """The scan of `sample` over given gate inputs.
 
     Args:
       params: of `init`.
-      carry: h BxH and the bytes of the last sample, B each.
-      x_TxBxH: gate inputs without the bytes.
+      carry: h BxH and the tape of `hearing.start`.
+      x_TxBxH: gate inputs without what is heard.
       uniform_Tx2xB, temperatures: of the draws.
       context_TxBxC: further inputs of the coarse output layer.
       live_TxB: where it is false the state stays and the sample is silent.
       unroll: samples made by one turn of the loop.
+      filters, row_T: of `hearing.filters`.
 
     Returns:
       the carry after the last sample, and int16 samples TxB.
     """
     recurrent = likelihood.loop_product(self.recurrent(params), len(x_TxBxH[0][0]))
-    weights_3xH = self._byte_weights(params)
+    weights_3xKxH = self._heard_weights(params)
+    width = self.hearing.width
 
-    def half(i, h, g_BxG, x, uniform, context=None):
+    def half(i, h, g_BxG, x, uniform, prior, context=None):
       """The coarse (0) or fine (1) units of h_t, and the byte drawn from them."""
       y = cell.part(g_BxG, h, [jnp.split(v, 2, axis=1)[i] for v in x], i, 2)
       logits = likelihood.layer_logits(
-          params['outputs'][BYTES[i]], _beside(y, context), self.config.compute_dtype)
+          params['outputs'][BYTES[i]], _beside(y, context), self.config.compute_dtype, prior)
       return y, draw.categorical(logits, uniform, temperatures[i])
 
     def body(carry, at_t):
-      h, coarse, fine = carry
-      x, (uniform_coarse, uniform_fine), context, live = at_t
+      h, *tape = carry
+      x, (uniform_coarse, uniform_fine), context, live, row = at_t
       g_BxG = recurrent(h)  # once, for both halves
-      x = _add_bytes(x, weights_3xH, coarse, fine)
-      y_coarse, coarse = half(0, h, g_BxG, x, uniform_coarse, context)
-      x = _add_bytes(x, [w[2:] for w in weights_3xH], coarse)
-      y_fine, fine = half(1, h, g_BxG, x, uniform_fine)
+      at = None if filters is None else jax.tree.map(lambda f: f[row], filters)
+      previous, predicted = self.hearing.before(tape, at)
+      x = _add(x, [w[:width] for w in weights_3xKxH], previous)
+      y_coarse, coarse = half(0, h, g_BxG, x, uniform_coarse, self.prior(params, 'coarse', at),
+                              context)
+      x = _add(x, [w[width:] for w in weights_3xKxH], self.hearing.current(coarse, at))
+      y_fine, fine = half(1, h, g_BxG, x, uniform_fine, self.prior(params, 'fine', at, coarse))
       h_new = jnp.concatenate([y_coarse, y_fine], axis=1)
       if live is not None:
         h_new = jnp.where(live[:, None], h_new, h)
         silent = audio.split_bytes(jnp.zeros((), jnp.int16))
         coarse, fine = (jnp.where(live, b, s) for b, s in
                         zip((coarse, fine), silent, strict=True))
-      return (h_new, coarse, fine), audio.join_bytes(coarse, fine)
+      pcm_B, tape = self.hearing.after(tape, coarse, fine, predicted)
+      return (h_new, *tape), pcm_B
 
-    return lax.scan(body, carry, (x_TxBxH, uniform_Tx2xB, context_TxBxC, live_TxB),
+    return lax.scan(body, carry, (x_TxBxH, uniform_Tx2xB, context_TxBxC, live_TxB, row_T),
                     unroll=unroll)
 
   def recurrent(self, params):
@@ -256,28 +298,21 @@ class WaveRNN:
     R_HxG = jnp.concatenate([params['recurrent'][gate] for gate in 'ure'], axis=1)
     return R_HxG.astype(likelihood.product_dtype(R_HxG, self.config.compute_dtype))
 
-  def gate_inputs(self, params, mel_BxFxM, coarse_TxB, fine_TxB, input_noise=None):
-    """(x_u, x_r, x_e), each TxBxH, from bytes of T + 1 samples: the first is the past."""
-    x_TxBxH = conditioning.sample_gates(
-        params['conditioning'], mel_BxFxM, coarse_TxB.shape[0] - 1, self.config, self.mel)
-    bytes_TxBx3 = audio.scale_byte(
-        jnp.stack([coarse_TxB[:-1], fine_TxB[:-1], coarse_TxB[1:]], axis=-1))
-    return self.add_bytes(params, x_TxBxH, bytes_TxBx3, input_noise)
-
-  def add_bytes(self, params, x_TxBxH, bytes_TxBx3, input_noise=None):
-    """Gate inputs with the contributions of c_{t−1}, f_{t−1}, c_t, scaled."""
+  def add_heard(self, params, x_TxBxH, previous_TxBxK, current_TxBxC, input_noise=None):
+    """Gate inputs with the contributions of what is heard, and of c_t."""
+    heard = jnp.concatenate([previous_TxBxK, current_TxBxC], axis=-1)
     if input_noise is not None:
-      bytes_TxBx3 = bytes_TxBx3 + input_noise
-    bytes_TxBx3 = bytes_TxBx3.astype(x_TxBxH[0].dtype)
-    return tuple(conditioning.add_inputs(x, bytes_TxBx3, w) for x, w in zip(
-        x_TxBxH, self._byte_weights(params), strict=True))
+      heard = heard + input_noise
+    heard = heard.astype(x_TxBxH[0].dtype)
+    return tuple(conditioning.add_inputs(x, heard, w) for x, w in zip(
+        x_TxBxH, self._heard_weights(params), strict=True))
 
-  def _byte_weights(self, params):
-    """Weights of (c_{t−1}, f_{t−1}, c_t) on each gate, 3xH; c_t's coarse half is zero."""
-    coarse_3xH = jnp.pad(params['coarse'], ((0, 0), (self.config.units // 2, 0)))
-    gain = jnp.asarray([[COARSE_GAIN], [1], [COARSE_GAIN]], coarse_3xH.dtype)
-    return [jnp.concatenate([previous, coarse[None]]) * gain for previous, coarse in zip(
-        jnp.split(params['previous'], 3, axis=1), coarse_3xH, strict=True)]
+  def _heard_weights(self, params):
+    """Weights of what is heard, then of c_t, on each gate, (K+C)xH; c_t's coarse half is zero."""
+    coarse_Cx3xH = jnp.pad(params['coarse'].reshape(-1, 3, self.config.units // 2),
+                           ((0, 0), (0, 0), (self.config.units // 2, 0)))
+    return [jnp.concatenate([previous, coarse_Cx3xH[:, i]]) * self.hearing.gains[:, None]
+            for i, previous in enumerate(jnp.split(params['previous'], 3, axis=1))]
 
 
 def _beside(y, context):
@@ -291,11 +326,10 @@ def output_inputs(h, context):
   return [_beside(coarse, context), fine]
 
 
-def _add_bytes(x, weights, *drawn_B):
-  """Gate inputs BxH with the contributions of drawn bytes, weights[gate][k] each."""
-  scaled = [audio.scale_byte(byte)[:, None] for byte in drawn_B]
-  return tuple(v + sum(s * w[k] for k, s in enumerate(scaled))
-               for v, w in zip(x, weights, strict=True))
+def _add(x, weights_3xKxH, heard_BxK):
+  """Gate inputs BxH with the contributions of what is heard."""
+  return tuple(v + sum(heard_BxK[:, k, None] * w for k, w in enumerate(weights_KxH))
+               for v, weights_KxH in zip(x, weights_3xKxH, strict=True))
 
 
 def parameters(module: nnx.Module):

@@ -94,28 +94,6 @@ def unpack(packed):
   return blocks.transpose(0, 2, 1, 3).reshape(packed.shape)
 
 
-def part(packed, outputs=slice(None), inputs=slice(None)):
-  """Some neighbouring outputs and inputs of a PackedMatrix, whole blocks of it.
-
-  Raises:
-    ValueError: if a bound lies within a block.
-  """
-  bounds = [s.indices(n)[:2] for s, n in zip((outputs, inputs), packed.shape, strict=True)]
-  if any(n % b for pair, b in zip(bounds, packed.block, strict=True) for n in pair):
-    raise ValueError(f'bounds {bounds} of a matrix in blocks of {packed.block}')
-  (first, last), (left, right) = (
-      [n // b for n in pair] for pair, b in zip(bounds, packed.block, strict=True))
-  row = np.repeat(np.arange(len(packed.offsets) - 1), np.diff(packed.offsets.astype(np.int64)))
-  kept = (first <= row) & (row < last) & (left <= packed.indices) & (packed.indices < right)
-  counts = np.bincount(row[kept] - first, minlength=last - first)
-  return dataclasses.replace(
-      packed, shape=tuple(end - start for start, end in bounds),
-      offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.uint32),
-      indices=(packed.indices[kept] - left).astype(packed.indices.dtype),
-      values=packed.values[kept],
-      scales=None if packed.scales is None else packed.scales[first:last])
-
-
 def _check(shape, block, dtype):
   if dtype not in DTYPES:
     raise ValueError(f'weights of type {dtype!r}; known are {list(DTYPES)}')

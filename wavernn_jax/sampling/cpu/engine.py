@@ -27,7 +27,7 @@ _UNITS, _PROJECTION = 32, 16  # multiples that the kernels need
 def fits(config: Config) -> bool:
   """Whether the CPU engine can run a model."""
   model = config.model
-  return (model.kind in ('wavernn', 'subscale') and model.lanes <= layout.LANES
+  return (model.kind in ('wavernn', 'subscale') and model.lanes == 1
           and model.units % _UNITS == 0 and model.projection % _PROJECTION == 0)
 
 
@@ -36,7 +36,7 @@ class Sampler:
 
   The caller holds the state, which is that of models/wavernn.py, in numpy.
   Activations are float32 (int16 beside int8 weights), whatever
-  config.model.compute_dtype. `open_sampler` of the package takes any export.
+  config.model.compute_dtype.
   """
 
   def __init__(self, export: Export, temperatures=(1.0, 1.0), block_frames: int = 16,
@@ -53,9 +53,9 @@ class Sampler:
     model = export.config.model
     if not fits(export.config):
       raise InputError(
-          f'--engine=cpu: found a {model.kind} model of {model.units} units, projection '
-          f'{model.projection} and {model.lanes} lanes, expected multiples of {_UNITS} and '
-          f'{_PROJECTION} and at most {layout.LANES} lanes; use --engine=scan.')
+          f'--engine=cpu: found a {model.kind} model of {model.lanes} lanes, {model.units} units '
+          f'and projection {model.projection}, expected a model without lanes whose units are a '
+          f'multiple of {_UNITS} and projection of {_PROJECTION}; use --engine=scan.')
     self.block_frames = block_frames
     self.threads = threads or _cores()
     self._options = loop.Options(0, 0, *(float(t) for t in temperatures))
@@ -63,9 +63,6 @@ class Sampler:
     self._gates = backend.jit(functools.partial(
         conditioning.frame_gates, config=model, mel=export.config.mel))
     self._pool = concurrent.futures.ThreadPoolExecutor(self.threads)
-    self._open(export)
-
-  def _open(self, export: Export) -> None:
     self.model = wavernn.WaveRNN(export.config.model, export.config.mel)
     self.network = layout.build(weights(export))
 
@@ -91,9 +88,10 @@ class Sampler:
 
   def next_block(self, state, mel_BxFxM, keys_Bx2):
     """As `scan.Sampler.next_block`; the state that is given stays as it is."""
-    made = list(self._pool.map(
-        self._utterance_block, self.utterance_states(state), mel_BxFxM, keys_Bx2))
-    return np.stack([pcm for pcm, _ in made]), self._join([state for _, state in made])
+    states = [{name: value[i] for name, value in state.items()} for i in range(len(keys_Bx2))]
+    made = list(self._pool.map(self._utterance_block, states, mel_BxFxM, keys_Bx2))
+    return np.stack([pcm for pcm, _ in made]), {
+        name: np.stack([state[name] for _, state in made]) for name in state}
 
   def gates(self, mel_FxM) -> np.ndarray:
     """Gate inputs of the frames, but the first and last `lookahead` − 1 of them, [F, 3 * H]."""
@@ -126,15 +124,6 @@ class Sampler:
     padded[before:before + len(mel_FxM)] = mel_FxM
     windows = [padded[b * block:before + (b + 1) * block + after] for b in range(blocks)]
     return np.stack(audio.split_bytes(pcm_T), axis=1).astype(np.uint8), windows
-
-  # What differs for models with lanes.
-
-  def utterance_states(self, state):
-    """The states of single utterances."""
-    return [{name: value[i] for name, value in state.items()} for i in range(len(state['index']))]
-
-  def _join(self, states):
-    return {name: np.stack([state[name] for state in states]) for name in states[0]}
 
   def _nats(self, utterance):
     """Nats of the coarse and the fine bytes of one utterance, Sx2."""
@@ -182,7 +171,4 @@ def weights(export: Export) -> layout.Weights:
       recurrent=tuple(tensors[f'recurrent.{gate}'] for gate in 'ure'),
       project=outputs('hidden.kernel'), project_bias=np.stack(outputs('hidden.bias')),
       logits=outputs('output.kernel'), logits_bias=np.stack(outputs('output.bias')),
-      input=tensors['previous'].reshape(2, 3, units), current=tensors['coarse'],
-      context=tensors.get('context.gates.kernel'),
-      nearest=tensors['context.nearest'].reshape(-1, 3, units)
-      if 'context.nearest' in tensors else None)
+      input=tensors['previous'].reshape(2, 3, units), current=tensors['coarse'])

@@ -94,7 +94,7 @@ def _int16_weights(builder, kind, values, pair):
   return builder.sext(weights, ir.VectorType(I16, PAIR))
 
 
-def multiply_neighbours(context, builder, a_2L, b_2L, total_L):
+def _multiply_neighbours(context, builder, a_2L, b_2L, total_L):
   """total[i] + a[2i] * b[2i] + a[2i + 1] * b[2i + 1], int16 into int32.
 
   x86 has this as one instruction, which LLVM's generic form below misses.
@@ -157,7 +157,7 @@ def _add_pair(context, builder, values_type, values, pair, x, indices, width,
   a, b = (_activations(builder, x, index, width) for index in indices)
   if values_type.dtype in INTEGERS:
     weights = _int16_weights(builder, values_type, values, pair)
-    total = multiply_neighbours(
+    total = _multiply_neighbours(
         context, builder, weights, _tile(builder, a, b), totals[0])
     return [total, totals[1]]
   weights = _weights(builder, values_type, values, pair)
@@ -207,7 +207,7 @@ def add_dense_pair(typingctx, values, x, pair, column, total0, total1):  # pylin
     if signature.args[0].dtype in INTEGERS:
       neighbours = simd.broadcast(
           builder, simd.load_as(builder, x, start, I32))
-      total = multiply_neighbours(
+      total = _multiply_neighbours(
           context, builder, _int16_weights(builder, signature.args[0], values, pair),
           builder.bitcast(neighbours, ir.VectorType(I16, PAIR)), totals[0])
       totals = [total, totals[1]]
@@ -230,23 +230,15 @@ def zero(typingctx, values):  # pylint: disable=unused-argument
   return kind(values), codegen
 
 
-def finished(builder, total, scales, row, unit):
-  """An accumulator as floats: int32 sums times scales[row] * unit, a number or a vector."""
-  if total.type == F32X16:
-    return total
-  scale = simd.load_as(builder, scales, row, F32)
-  if unit.type == F32X16:
-    scale = builder.fmul(simd.broadcast(builder, scale), unit)
-  else:
-    scale = simd.broadcast(builder, builder.fmul(scale, unit))
-  return builder.fmul(builder.sitofp(total, F32X16), scale)
-
-
 @intrinsic
 def finish(typingctx, total, scales, row, unit):  # pylint: disable=unused-argument
   """Accumulator to float: int32 sums times scales[row] * unit."""
   def codegen(context, builder, signature, args):
-    return finished(builder, *args)
+    total, scales, row, unit = args
+    if total.type == F32X16:
+      return total
+    scale = builder.fmul(simd.load_as(builder, scales, row, F32), unit)
+    return builder.fmul(builder.sitofp(total, F32X16), simd.broadcast(builder, scale))
   return f32x16(total, scales, types.uintp, types.float32), codegen
 
 

@@ -36,9 +36,6 @@ class Weights:
     logits_bias: float32 [2, 256].
     input: float32 [2, 3, H], weights of the previous coarse and fine byte.
     current: float32 [3, H/2], weights of c_t in the fine half.
-    context: packed [3H, C], from the context of subscale lanes to the gates;
-      None without lanes. Then O1 is [P, H/2 + C].
-    nearest: float32 [2K, 3, H], weights of the bytes of the K nearest samples.
   """
   recurrent: tuple[blocksparse.PackedMatrix, ...]
   project: tuple[blocksparse.PackedMatrix, ...]
@@ -47,8 +44,6 @@ class Weights:
   logits_bias: np.ndarray
   input: np.ndarray
   current: np.ndarray
-  context: blocksparse.PackedMatrix | None = None
-  nearest: np.ndarray | None = None
 
 
 class Head(typing.NamedTuple):
@@ -126,17 +121,15 @@ def _huge_pages(size):
   return memory[start:start + size]
 
 
-def stream(*matrices, lanes=False):
+def stream(*matrices):
   """Matrices of one shape, interleaved by rows of 16 outputs.
 
   Args:
     matrices: packed, of one kind.
-    lanes: whether they multiply many lanes at once (lane_kernels.py), for which
-      there are fewer kinds: how weights are stored hardly matters to their time.
 
   Returns:
     Columns, Squares or Dense; with M matrices, row M * i + m of it is row i of
-    matrix m. With `lanes` Columns or Squares of float32 or int16.
+    matrix m.
 
   Raises:
     ValueError: matrices of different kinds, or of outputs not in sixteens.
@@ -150,13 +143,11 @@ def stream(*matrices, lanes=False):
         f'a matrix of {outputs} outputs and {inputs} inputs; the sampler needs '
         f'a multiple of {LANES} outputs and at most {1 << 16} inputs')
   values, indices, counts, scales = _interleave(matrices)
-  if not lanes and block == (16, 1) and (counts == inputs).all() and inputs % 2 == 0:
+  if block == (16, 1) and (counts == inputs).all() and inputs % 2 == 0:
     return kernels.Dense(_interleave_pairs(values, dtype), inputs // 2, scales)
-  if _as_integers(dtype, counts * block[1], lanes):
+  if _as_integers(dtype, counts * block[1]):
     values, scales = _fixed_point(values, counts, block)
     dtype = 'int16'
-  if lanes and dtype == 'int8':
-    values, dtype = values.astype(np.int16), 'int16'
   group = 4 if block == (16, 1) else 2
   values, indices, starts = _pad_rows(values, indices, counts, group)
   words = indices[0::2] | indices[1::2] << 16
@@ -184,14 +175,9 @@ def _interleave(matrices):
   return values, indices.astype(np.uint32) * block[1], counts, scales
 
 
-def _as_integers(dtype, inputs_R, lanes):
+def _as_integers(dtype, inputs_R):
   """Whether bfloat16 is turned into int16: twice the weights an instruction."""
-  return dtype == 'bfloat16' and (lanes or inputs_R.max(initial=0) <= _FIXED_INPUTS)
-
-
-def _fixed_activation(inputs):
-  """Greatest int16 activation of bfloat16 as int16 in rows of so many inputs."""
-  return _FIXED_ACTIVATION >> (max(inputs - 1, 0) // _FIXED_INPUTS).bit_length()
+  return dtype == 'bfloat16' and inputs_R.max(initial=0) <= _FIXED_INPUTS
 
 
 def _fixed_point(values_KxB, counts, block):
@@ -199,7 +185,7 @@ def _fixed_point(values_KxB, counts, block):
 
   The scale is a power of two, so that all but the smallest weights of a row
   (below about a hundredth of the greatest) are kept exactly, and such that no
-  int32 sum with activations up to `_fixed_activation` overflows.
+  int32 sum with activations up to `_FIXED_ACTIVATION` overflows.
   """
   values_KxB = (values_KxB.astype(np.uint32) << 16).view(np.float32)
   row_K = np.repeat(np.arange(len(counts)), counts)
@@ -207,8 +193,7 @@ def _fixed_point(values_KxB, counts, block):
   sums, greatest = np.zeros((len(counts), block[0])), np.zeros(len(counts))
   np.add.at(sums, row_K, magnitudes.sum(axis=2))
   np.maximum.at(greatest, row_K, magnitudes.max(axis=(1, 2), initial=0))
-  most = _INT32 // _fixed_activation(int(counts.max(initial=0)) * block[1])
-  room = most - 1 - counts * block[1]  # rounding may add 1/2 a weight
+  room = _INT32 // _FIXED_ACTIVATION - 1 - counts * block[1]  # rounding may add 1/2 a weight
   least = np.maximum(greatest / np.iinfo(np.int16).max, sums.max(axis=1) / room)
   scales = np.exp2(np.ceil(np.log2(np.maximum(least, 2.0 ** -100))))
   fixed = np.rint(values_KxB / scales[row_K, None]).astype(np.int16)
@@ -237,25 +222,24 @@ def _interleave_pairs(values, dtype):
   return aligned_copy(pairs).ravel()
 
 
-def limit(*matrices, lanes=False):
+def limit(*matrices):
   """Greatest activation whose int32 sums with integer weights cannot overflow."""
-  longest = max(int(np.diff(m.offsets.astype(np.int64)).max()) for m in matrices)
-  if lanes:  # else a block of four inputs adds to four sums
-    longest *= matrices[0].block[1]
   if matrices[0].dtype == 'bfloat16':
-    return np.float32(_fixed_activation(longest) if lanes else _FIXED_ACTIVATION)
+    return np.float32(_FIXED_ACTIVATION)
+  # In blocks, not inputs: a block of four inputs adds to four sums.
+  longest = max(int(np.diff(m.offsets.astype(np.int64)).max()) for m in matrices)
   greatest = np.iinfo(np.int32).max // (kernels.INT8_MAX * max(longest, 1))
   return np.float32(min(greatest, np.iinfo(np.int16).max))
 
 
-def head(weights, side, lanes=False):
+def head(weights, side):
   """The output layer of the coarse (0) or of the fine (1) byte."""
   return Head(
-      stream(weights.project[side], lanes=lanes),
+      stream(weights.project[side]),
       aligned_copy(weights.project_bias[side], np.float32),
-      stream(weights.logits[side], lanes=lanes),
+      stream(weights.logits[side]),
       aligned_copy(weights.logits_bias[side], np.float32),
-      limit(weights.logits[side], lanes=lanes))
+      limit(weights.logits[side]))
 
 
 def _input_table(weights, units, terms):
@@ -270,12 +254,12 @@ def _input_table(weights, units, terms):
 
 
 def build(weights):
-  """Lay out `Weights` for the sampler of a model without lanes.
+  """Lay out `Weights` for the sampler.
 
   Raises:
     ValueError: units not a multiple of 32, or matrices that do not fit.
   """
-  check_sizes(weights)
+  _check_sizes(weights)
   half = weights.recurrent[0].shape[0] // 2
   return together(Network(
       stream(*weights.recurrent), head(weights, 0), head(weights, 1),
@@ -284,16 +268,13 @@ def build(weights):
       limit(*weights.recurrent, *weights.project)))
 
 
-def check_sizes(weights):
+def _check_sizes(weights):
   """Raises ValueError: units not a multiple of 32, or matrices that do not fit."""
   units = weights.recurrent[0].shape[0]
   if units % (2 * LANES):
     raise ValueError(f'{units} units; the CPU sampler needs a multiple of 32')
   half, projection = units // 2, weights.project[0].shape[0]
-  context = 0 if weights.context is None else weights.context.shape[1]
-  expected = ([(units, units)] * 3 + [(projection, half + context), (projection, half)]
-              + [(LEVELS, projection)] * 2 + [(3 * units, context)] * bool(context))
-  matrices = [*weights.recurrent, *weights.project, *weights.logits]
-  found = [m.shape for m in matrices + [weights.context] * bool(context)]
+  expected = ([(units, units)] * 3 + [(projection, half)] * 2 + [(LEVELS, projection)] * 2)
+  found = [m.shape for m in (*weights.recurrent, *weights.project, *weights.logits)]
   if found != expected:
     raise ValueError(f'matrices of shapes {found}, expected {expected}')

@@ -188,14 +188,6 @@ def minimum(typingctx, a, b):  # pylint: disable=unused-argument
 
 
 @intrinsic
-def where_at_most(typingctx, a, b, x, y):  # pylint: disable=unused-argument
-  """`x` in the lanes where a <= b, else `y`."""
-  def codegen(context, builder, signature, args):
-    return builder.select(builder.fcmp_ordered('<=', *args[:2]), *args[2:])
-  return f32x16(f32x16, f32x16, f32x16, f32x16), codegen
-
-
-@intrinsic
 def splat(typingctx, scalar):  # pylint: disable=unused-argument
   """A number in all 16 lanes, as float32."""
   def codegen(context, builder, signature, args):

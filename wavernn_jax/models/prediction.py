@@ -1,0 +1,200 @@
+"""What the spectrogram already says: linear prediction from the mel, exact in integers.
+
+The mel spectrogram that conditions every model fixes, frame by frame, the power
+spectrum of the speech, and a power spectrum fixes the best *linear* prediction of a
+sample from any set D of known samples (Wiener):
+
+    A_b   = exp(m_b) / Σ_k M_bk                amplitude of band b; its root for power mels
+    log A   between band centres linear, outside constant
+    r     = irfft(A²) · lag window, r_0 · (1 + 1e−5)          autocorrelation
+    w     = R_DD⁻¹ r_D,  R_ij = r_|i−j|                       weights of the known samples
+    v     = r_0 − w · r_D                                     expected square of what is left
+    p̂_t   = Σ_d w_d s_{t+d}                                   of the frame nearest to t
+    x_t   = (s_t − p̂_t) mod 2¹⁶                               coded in place of s_t
+
+p̂_t depends on known samples alone and s ↔ x is one to one, so Σ ln P(x_t) is the exact
+log-likelihood of the 16-bit audio. w is rounded to integers, so p̂_t is a sum of integer
+products: the same in every order of summation, on every engine.
+
+Nothing here is trained. Weights are solved in float64, whose rounding is far below
+that of the integers: another program gets the same ones from these equations.
+"""
+
+import typing
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from wavernn_jax import audio
+from wavernn_jax.config import MelConfig
+
+FRACTION_BITS = 12  # of a weight where they fit, fewer in a frame whose weights are larger
+_LARGEST = 2**15 - 1  # of a weight
+# Σ|w| up to which Σ w s of 16-bit samples, and its rounding, stay within 32 bits.
+_LARGEST_SUM = 2**16 - 8
+_LAG_WINDOW_HZ = 5.0  # widens every harmonic a little: the mel does not know it exactly
+_WHITE_NOISE = 1e-5  # of the power, added: keeps the solution bounded
+_FULL_SCALE = 32_768
+
+
+class Filter(typing.NamedTuple):
+  """Prediction of a frame's samples; leading axes are those of the frames.
+
+  taps: int32 [..., D], the weights times 2^shift, of the offsets in their order.
+  shift: int32 [...].
+  scale: float32 [...], σ: the expected size of the residual in 16-bit steps.
+  """
+
+  taps: jax.Array
+  shift: jax.Array
+  scale: jax.Array
+
+
+def offsets(taps: int) -> np.ndarray:
+  """The known samples of a model that draws in order: the last ones, −taps .. −1."""
+  return np.arange(-taps, 0)
+
+
+def spectral_filter(mel_NxM, known_LxD, offsets_D, mel: MelConfig) -> Filter:
+  """The prediction of each frame from the known samples, for each of L lanes.
+
+  Args:
+    mel_NxM: log mel frames, any leading axes.
+    known_LxD: bool, which of the offsets are known to each lane (static).
+    offsets_D: in samples, ascending (static).
+    mel: their convention.
+
+  Returns:
+    A Filter with leading axes [..., L]; taps of what is not known are 0.
+  """
+  with jax.enable_x64(True):
+    lags = int(max(-offsets_D[0], offsets_D[-1] - offsets_D[0]))
+    r_NxK = autocorrelation(mel_NxM.astype(jnp.float64), lags, mel)
+    solved = [levinson(r_NxK, len(offsets_D)) if _is_past(offsets_D, known_D)
+              else solve(r_NxK, offsets_D, known_D) for known_D in known_LxD]
+    w_NxLxD, v_NxL = (jnp.stack(part, axis=mel_NxM.ndim - 1) for part in zip(*solved, strict=True))
+    window = np.square(audio.hann(mel.window)).sum()
+    # A sample is rounded to an integer: no prediction is better than that.
+    scale_NxL = jnp.sqrt(v_NxL * (_FULL_SCALE**2 / window) + 1 / 12)
+    taps_NxLxD, shift_NxL = quantise(w_NxLxD)
+    return Filter(taps_NxLxD, shift_NxL, scale_NxL.astype(jnp.float32))
+
+
+def _is_past(offsets_D, known_D) -> bool:
+  return bool(known_D.all()) and np.array_equal(offsets_D, offsets(len(offsets_D)))
+
+
+def autocorrelation(mel_NxM, lags: int, mel: MelConfig):
+  """r_0 .. r_lags of each frame, [..., lags + 1], of samples in [−1, 1] under its window."""
+  filters_MxK = np.float64(audio.filterbank(mel))
+  log_e = mel_NxM * (np.log(10) if mel.log == '10' else 1)
+  # Filters of convention 'none' may be empty at low n_fft: they say nothing.
+  area_M = np.maximum(filters_MxK.sum(axis=1), 1e-12)
+  log_amplitude_NxM = (log_e - np.log(area_M)) / mel.power
+  log_amplitude_NxK = log_amplitude_NxM @ _interpolation(filters_MxK)
+  power_NxK = jnp.exp(2 * log_amplitude_NxK)
+  r_NxL = jnp.fft.irfft(power_NxK, mel.n_fft)[..., :lags + 1]
+  lag = np.arange(lags + 1)
+  window = np.exp(-0.5 * (2 * np.pi * _LAG_WINDOW_HZ * lag / mel.sample_rate)**2)
+  window[0] += _WHITE_NOISE
+  return r_NxL * window
+
+
+def _interpolation(filters_MxK) -> np.ndarray:
+  """Weights MxK of the bands at each bin of the spectrum: linear between their centres."""
+  bands, bins = filters_MxK.shape
+  centre_M = filters_MxK @ np.arange(bins) / np.maximum(filters_MxK.sum(axis=1), 1e-12)
+  return np.stack([np.interp(np.arange(bins), centre_M, np.eye(bands)[b])
+                   for b in range(bands)])
+
+
+def levinson(r_NxK, taps: int):
+  """Weights [..., taps] of the last samples, the latest last, and v [...] (Durbin's recursion)."""
+  def step(k, carry):
+    a_NxD, v_N = carry  # a_j of the sample j + 1 ago; those from k on are 0
+    reversed_NxD = jnp.roll(a_NxD[..., ::-1], k - taps, axis=-1)
+    past_NxD = jnp.roll(r_reversed_NxD, k - taps, axis=-1)  # r_k, r_{k−1}, .., from index 0
+    here = jnp.arange(taps) < k
+    reflection_N = (lax.dynamic_index_in_dim(r_NxK, k + 1, -1, keepdims=False)
+                    - jnp.where(here, a_NxD * past_NxD, 0).sum(-1)) / v_N
+    a_NxD = a_NxD - reflection_N[..., None] * jnp.where(here, reversed_NxD, 0)
+    a_NxD = jnp.where(jnp.arange(taps) == k, reflection_N[..., None], a_NxD)
+    return a_NxD, v_N * (1 - reflection_N**2)
+
+  r_reversed_NxD = r_NxK[..., taps:0:-1]
+  start = jnp.zeros((*r_NxK.shape[:-1], taps), r_NxK.dtype), r_NxK[..., 0]
+  a_NxD, v_N = lax.fori_loop(0, taps, step, start)
+  return a_NxD[..., ::-1], v_N
+
+
+def solve(r_NxK, offsets_D, known_D):
+  """Weights [..., D] of any known samples, and v [...]; 0 where a sample is not known."""
+  d = offsets_D[known_D]
+  R_NxDxD = r_NxK[..., np.abs(d[:, None] - d)]
+  r_NxD = r_NxK[..., np.abs(d)]
+  factor = jnp.linalg.cholesky(R_NxDxD)
+  w_NxD = jax.scipy.linalg.cho_solve((factor, True), r_NxD[..., None])[..., 0]
+  v_N = r_NxK[..., 0] - (w_NxD * r_NxD).sum(-1)
+  spread = jnp.zeros((*w_NxD.shape[:-1], len(offsets_D)), w_NxD.dtype)
+  return spread.at[..., np.flatnonzero(known_D)].set(w_NxD), v_N
+
+
+def quantise(w_NxD):
+  """int32 weights [..., D] and the power of two [...] that they stand over."""
+  largest_N = jnp.abs(w_NxD).max(-1)
+  # Rounding adds up to 1/2 to each.
+  room_N = (_LARGEST_SUM - w_NxD.shape[-1] / 2) / jnp.maximum(jnp.abs(w_NxD).sum(-1), 1e-9)
+  room_N = jnp.minimum(room_N, _LARGEST / jnp.maximum(largest_N, 1e-9))
+  shift_N = jnp.clip(jnp.floor(jnp.log2(room_N)), 0, FRACTION_BITS)
+  w_NxD = w_NxD * jnp.exp2(jnp.minimum(shift_N, jnp.floor(jnp.log2(room_N))))[..., None]
+  return jnp.rint(w_NxD).astype(jnp.int32), shift_N.astype(jnp.int32)
+
+
+def finish(sum_N, shift_N):
+  """p̂ from Σ w s: divided by 2^shift, rounded, and clipped to 16 bits; int32."""
+  rounding = jnp.where(shift_N > 0, 1 << jnp.maximum(shift_N - 1, 0), 0)
+  return jnp.clip((sum_N + rounding) >> shift_N, -2**15, 2**15 - 1)
+
+
+def predict(taps_NxD, shift_N, known_NxD):
+  """p̂ [...] from the known samples themselves, in the order of the offsets; int32."""
+  return finish((taps_NxD * known_NxD.astype(jnp.int32)).sum(-1), shift_N)
+
+
+def predict_all(taps_DxBxF, shift_TxB, pcm_NxB, row_T, first: int):
+  """p̂ TxB of the samples first .. first + T − 1 of int16 pcm_NxB; int32.
+
+  What `predict` gives for each from the D samples before it, without a copy of the
+  known samples for each.
+
+  Args:
+    taps_DxBxF: of each frame.
+    shift_TxB: of each sample's frame.
+    pcm_NxB: samples, N ≥ first + T.
+    row_T: the frame of each sample.
+    first: at least D.
+  """
+  steps, taps = len(shift_TxB), len(taps_DxBxF)
+  pcm_NxB = pcm_NxB.astype(jnp.int32)
+
+  def add(i, sum_TxB):
+    taps_BxF = lax.dynamic_index_in_dim(taps_DxBxF, i, keepdims=False)
+    return sum_TxB + taps_BxF.T[row_T] * lax.dynamic_slice_in_dim(
+        pcm_NxB, first - taps + i, steps)
+
+  return finish(lax.fori_loop(0, taps, add, jnp.zeros_like(shift_TxB)), shift_TxB)
+
+
+def encode(s, predicted):
+  """The residual x = (s − p̂) mod 2¹⁶ as int16."""
+  return (s.astype(jnp.int32) - predicted).astype(jnp.int16)
+
+
+def decode(x, predicted):
+  """The sample of a *drawn* residual: p̂ + x, held within 16 bits.
+
+  Where `encode` wraps, a drawn value that would is a click at full scale.
+  """
+  return jnp.clip(predicted + x.astype(jnp.int32), -2**15, 2**15 - 1).astype(jnp.int16)
