@@ -14,7 +14,7 @@ from wavernn_jax import audio, commands, models, rules
 from wavernn_jax.config import PruningConfig
 from wavernn_jax.errors import InputError
 from wavernn_jax.sampling import export as export_lib, scan
-from wavernn_jax.training import checkpoints, journal, loop, workdir as workdir_lib
+from wavernn_jax.training import checkpoints, journal, run as run_lib, workdir as workdir_lib
 
 TEST = commands.DEMO_SPEECH / 'test'
 STEPS, STOP = 6, 3
@@ -41,13 +41,13 @@ def runs(tmp_path_factory):
 
 
 def _train_until_stopped(config, folder):
-  log = loop._Run._log
-  def stop(run, metrics, progress):
-    log(run, metrics, progress)
+  log = run_lib.Run.log
+  def stop(run, metrics):
+    log(run, metrics)
     if run.step == STOP:
       signal.raise_signal(signal.SIGTERM)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(loop._Run, '_log', stop)
+    patch.setattr(run_lib.Run, 'log', stop)
     assert commands.train(config, str(folder))['step'] == STOP
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import processes
 import pytest
 
-from wavernn_jax import config as config_lib, data, models
+from wavernn_jax import check, config as config_lib, data, models
 from wavernn_jax.errors import InputError
-from wavernn_jax.training import checkpoints, journal, loop, step as step_lib, world
+from wavernn_jax.training import checkpoints, journal, loop, run as run_lib, step as step_lib, world
 
 DEVICES = 8
 STEPS = 20
@@ -26,14 +26,17 @@ _TRAIN = '''
 import json, signal, sys
 import jax, numpy as np
 from wavernn_jax import config as config_lib
-from wavernn_jax.training import loop
+from wavernn_jax.training import loop, run as run_lib
 
-def compared(run, batch):
+def compared(run):
   if not programs:
+    batch = next(run.batches)
+    run.batches.set_state({'batches': run.step})
+    batch = jax.device_put(batch, run._split)
     programs.append(run.train_step.lower(run.state, batch).compile().as_text())
     # Devices exchange gradients and nothing else: no one works for another.
     assert programs[0].count(' all-reduce(') and not programs[0].count('all-gather(')
-  metrics = update(run, batch)
+  metrics = update(run)
   for leaf in jax.tree.leaves(run.state):
     first, *others = (np.asarray(s.data).tobytes() for s in leaf.addressable_shards)
     assert len(others) == jax.device_count() - 1 and all(o == first for o in others), run.step
@@ -42,7 +45,7 @@ def compared(run, batch):
   return metrics
 
 programs = []
-update, loop._Run._update = loop._Run._update, compared
+update, run_lib.Run.update = run_lib.Run.update, compared
 config = config_lib.from_dict(json.loads(sys.argv[1]))
 for workdir in sys.argv[3:]:
   print('STEP', loop.train(config, workdir), jax.device_count())
@@ -98,13 +101,13 @@ def assert_same_run(a, b, config):
 
 
 def stop_at(monkeypatch, step):
-  update = loop._Run._update
-  def stopping(run, batch):
-    metrics = update(run, batch)
+  update = run_lib.Run.update
+  def stopping(run):
+    metrics = update(run)
     if run.step == step:
       signal.raise_signal(signal.SIGTERM)
     return metrics
-  monkeypatch.setattr(loop._Run, '_update', stopping)
+  monkeypatch.setattr(run_lib.Run, 'update', stopping)
 
 
 def test_eight_devices_give_the_run_of_one(config, tmp_path, on_eight):
@@ -130,8 +133,8 @@ _STEPS = '''
 import functools, json, sys
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from wavernn_jax import backend, config as config_lib, data, models
-from wavernn_jax.training import loop, step as step_lib
+from wavernn_jax import backend, check, config as config_lib, data, models
+from wavernn_jax.training import step as step_lib
 
 def after(config, devices, steps=3):
   model = models.build(config)
@@ -139,7 +142,7 @@ def after(config, devices, steps=3):
   replicated, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ('data',)))
   crop = config.train.crop
   shape = data.CropShape(crop, model.frames(crop), model.context)
-  batches = data.crop_batches(loop.load_corpus(config)[0], shape, config.mel,
+  batches = data.crop_batches(check.load_corpus(config)[0], shape, config.mel,
                               config.train.batch, 0)
   state = jax.device_put(step_lib.initial_state(model.init(0), config), replicated)
   step = functools.partial(step_lib.train_step, model, config, mesh=mesh if devices > 1 else None)
@@ -171,7 +174,7 @@ def test_micro_batches_on_eight_devices_give_the_whole_batch_on_one(
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch(config):
   """One device; with the noise that every crop has as part of the whole batch."""
-  train_set, _ = loop.load_corpus(config)
+  train_set, _ = check.load_corpus(config)
   model, crop = models.build(config), config.train.crop
   shape = data.CropShape(crop, model.frames(crop), model.context)
   batch = next(data.crop_batches(train_set, shape, config.mel, 16, 0))
