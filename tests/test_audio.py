@@ -17,7 +17,7 @@ from wavernn_jax import audio, mel_files
 from wavernn_jax.config import MelConfig, mel_preset
 from wavernn_jax.errors import InputError
 
-PRESETS = ('wavernn24k', 'tacotron2', 'hifigan', 'parallel_wavegan24k')
+PRESETS = ('wavernn24k', 'tacotron2', 'hifigan', 'parallel_wavegan24k', 'vocos24k', 'matcha')
 SMALL = MelConfig(name='small', sample_rate=8_000, n_fft=256, window=200, hop=64,
                   bands=20, fmax=4_000.0)
 

@@ -12,6 +12,7 @@ import numpy as np
 from wavernn_jax import (
   audio,
   bulk,
+  check as check_lib,
   config as config_lib,
   corpus,
   executors,
@@ -41,10 +42,7 @@ def train(config: Config, workdir: str, mel_preset: str = '') -> dict:
     workdir: its folder.
     mel_preset: replaces `config.mel` by a named convention.
   """
-  if mel_preset:
-    if config.mel != config_lib.MelConfig():
-      raise InputError(f'--mel={mel_preset} would undo --config.mel.…; give one of them.')
-    config.mel = config_lib.mel_preset(mel_preset)
+  _take_preset(config, mel_preset)
   step = loop.train(config, workdir)
   if not world.is_first():
     return {'step': step}
@@ -53,6 +51,38 @@ def train(config: Config, workdir: str, mel_preset: str = '') -> dict:
   pictures.save(pictures.learning_curve(rows), picture)
   evaluated = [row for row in rows if 'valid_nll' in row]
   return _print({'step': step, **(evaluated[-1] if evaluated else {})})
+
+
+def check(config: Config, output: str = 'runs/check', mel_preset: str = '') -> dict:
+  """Says what is in `config.data.dir` and whether the config can be trained on it.
+
+  Args:
+    config: of a run.
+    output: folder of the picture.
+    mel_preset: as for `train`.
+
+  Raises:
+    InputError: after the result is printed, if there are problems.
+  """
+  _take_preset(config, mel_preset)
+  result = check_lib.report(config, output)
+  for kind in ('remarks', 'options'):
+    print(*(f'{kind}: {text}' for text in result[kind]), sep='\n', end='\n' * bool(result[kind]))
+  if 'picture' in result:
+    print(f'picture: {result["picture"]}')
+  _print(result)
+  if result['problems']:
+    raise InputError('\n'.join(result['problems']))
+  return result
+
+
+def _take_preset(config: Config, name: str) -> None:
+  """Replaces `config.mel` by a named convention, if one is named."""
+  if not name:
+    return
+  if config.mel != config_lib.MelConfig():
+    raise InputError(f'--mel={name} would undo --config.mel.…; give one of them.')
+  config.mel = config_lib.mel_preset(name)
 
 
 def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str = '',
