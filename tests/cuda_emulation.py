@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 
-from wavernn_jax.sampling.pallas import chips, cuda, driver
+from wavernn_jax.sampling.persistent import chips, cuda, driver
 
 COMPILER = shutil.which('g++')
 _HERE = pathlib.Path(__file__).parent

@@ -13,8 +13,9 @@ import pytest
 import soundfile
 import soxr
 
-from wavernn_jax import audio, mel_files
+from wavernn_jax import audio
 from wavernn_jax.config import MelConfig, mel_preset
+from wavernn_jax.data import mel_files
 from wavernn_jax.errors import InputError
 
 PRESETS = ('wavernn24k', 'tacotron2', 'hifigan', 'parallel_wavegan24k', 'vocos24k', 'matcha')

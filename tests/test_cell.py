@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wavernn_jax import likelihood
+from wavernn_jax import products
 from wavernn_jax.models import cell
 
 
@@ -129,7 +129,7 @@ def test_gates_on_halves_equal_gates_on_the_whole():
 def test_bfloat16_products_have_float32_sums():
   R, _, h, _ = problem(B=4, H=512, dtype=np.float32)
   R16, h16 = R.astype(jnp.bfloat16), h.astype(jnp.bfloat16)
-  found = jax.jit(likelihood.product)(h, R16)
+  found = jax.jit(products.product)(h, R16)
   exact = np.asarray(h16, np.float64) @ np.asarray(R16, np.float64)
   assert found.dtype == np.float32
   # bfloat16 sums would be off by 4e-3.

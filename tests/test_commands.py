@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from experiments.configs import demo, dense
-from wavernn_jax import audio, commands, config as config_lib, mel_files, models
+from wavernn_jax import audio, commands, config as config_lib, models
+from wavernn_jax.data import mel_files
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import metrics
 from wavernn_jax.sampling import export
@@ -49,7 +50,8 @@ def test_evaluation_is_the_mean_over_whole_utterances(run):
     pcm = _read(path)
     mel = audio.utterance_log_mel(pcm, config.mel)
     window = np.full((model.frames(len(pcm)), config.mel.bands), audio.mel_floor(config.mel))
-    window[model.context:model.context + len(mel)] = mel[:len(window) - model.context]
+    margin = model.timing.margin
+    window[margin:margin + len(mel)] = mel[:len(window) - margin]
     parts, _ = model.nats(params, model.initial_state(1), pcm[None], window[None].astype('f4'))
     nats += sum(float(np.asarray(p, np.float64).sum()) for p in parts.values())
     samples += len(pcm)

@@ -11,8 +11,8 @@ from experiments.configs import dense
 from wavernn_jax import audio, commands
 from wavernn_jax.config import PruningConfig
 from wavernn_jax.errors import InputError
-from wavernn_jax.sampling import export as export_lib, pallas
-from wavernn_jax.sampling.pallas import chips
+from wavernn_jax.sampling import export as export_lib, persistent
+from wavernn_jax.sampling.persistent import chips
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -61,8 +61,8 @@ def test_the_persistent_kernel_speaks_like_scan(exported, speech, tmp_path, monk
   def interpreted(model, params, temperatures, block_frames, weights, batch):
     assert (weights, batch) == ('float32', 1)
     chip = chips.Tpu(params, weights, model.mel.hop, interpret=True)
-    return pallas.Sampler(model, params, chip, temperatures, block_frames)
-  monkeypatch.setattr(pallas, 'open_sampler', interpreted)
+    return persistent.Sampler(model, params, chip, temperatures, block_frames)
+  monkeypatch.setattr(persistent, 'open_sampler', interpreted)
   waves = []
   for engine in ('scan', 'pallas'):
     result = commands.synthesize('', str(speech), str(tmp_path / engine), model=str(exported[0]),

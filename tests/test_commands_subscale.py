@@ -14,6 +14,7 @@ from wavernn_jax import audio, commands, models, rules
 from wavernn_jax.config import PruningConfig
 from wavernn_jax.errors import InputError
 from wavernn_jax.sampling import export as export_lib, scan
+from wavernn_jax.synthesis import sources
 from wavernn_jax.training import checkpoints, journal, run as run_lib, workdir as workdir_lib
 
 TEST = commands.DEMO_SPEECH / 'test'
@@ -87,7 +88,7 @@ def test_a_folder_a_stream_and_the_export_of_a_file_sound_alike(runs, tmp_path):
   mel = audio.utterance_log_mel(audio.read_audio(file, 24_000), config.mel)
   streamed = np.concatenate(list(scan.stream(
       checkpoints.load_weights(run), np.array_split(mel, 7), model=models.build(config),
-      utterance=commands.synthesis.Source(file.stem, mel, 0).utterance)))
+      utterance=sources.Source(file.stem, mel, 0).utterance)))
   pcm = audio.read_audio(tmp_path / 'export' / f'{file.stem}.wav', 24_000)
   np.testing.assert_array_equal(streamed[:len(pcm)], pcm)
   assert (made[file.stem] == pcm).mean() > 0.99  # another batch size rounds otherwise

@@ -11,13 +11,14 @@ import pytest
 import soundfile
 import soxr
 
-from wavernn_jax import audio, corpus as corpus_lib, data, mel_files
+from wavernn_jax import audio
 from wavernn_jax.config import DataConfig
+from wavernn_jax.data import corpus as corpus_lib, crops, mel_files
 from wavernn_jax.errors import InputError
 
 RATE = 8_000
 FRAMES, CONTEXT, SAMPLES = 8, 2, 200  # of a crop, at hop 50
-SHAPE = data.CropShape(SAMPLES, FRAMES, CONTEXT)
+SHAPE = crops.CropShape(SAMPLES, FRAMES, CONTEXT)
 
 
 @pytest.fixture
@@ -64,8 +65,8 @@ def test_a_crop_has_the_frames_and_samples_of_the_whole_utterance(
   whole = audio.utterance_log_mel(pcm, mel)
   silence_before = np.concatenate([[np.int16(0)], pcm])
   for start in range(0, samples - SAMPLES + 1, mel.hop):
-    crop = data.read_crop(utterance, start, SHAPE, mel)
-    got_pcm, got_mel = data.crop_inputs(as_batch(crop), mel)
+    crop = crops.read_crop(utterance, start, SHAPE, mel)
+    got_pcm, got_mel = crops.crop_inputs(as_batch(crop), mel)
     np.testing.assert_array_equal(got_pcm[0], silence_before[start:start + SAMPLES + 1])
     np.testing.assert_allclose(
         got_mel[0], expect_rows(whole, start // mel.hop - CONTEXT, mel), atol=2e-5,
@@ -79,9 +80,9 @@ def test_seeking_gives_what_memory_gives(folder, mel):
   assert all(u.pcm is None for u in on_disk + too_big)
   for a, b in zip(in_memory, on_disk, strict=True):
     for start in (0, 50, a.samples // 50 * 50 - SAMPLES):
-      crops = [data.read_crop(u, start, SHAPE, mel) for u in (a, b)]
-      for name, values in crops[0].items():
-        np.testing.assert_array_equal(values, crops[1][name])
+      found, expected = (crops.read_crop(u, start, SHAPE, mel) for u in (a, b))
+      for name, values in found.items():
+        np.testing.assert_array_equal(values, expected[name])
 
 
 def test_flac_gives_what_wav_gives(folder, tmp_path_factory, mel):
@@ -127,7 +128,7 @@ def test_channels_are_averaged_with_a_warning_that_counts(tmp_path, mel, speech)
 
 def test_the_order_is_a_function_of_the_seed(folder, mel):
   def first(seed):
-    return elements(data.crop_batches(load(folder, mel), SHAPE, mel, 4, seed), 5)
+    return elements(crops.crop_batches(load(folder, mel), SHAPE, mel, 4, seed), 5)
   assert first(3) == first(3)
   assert first(3) != first(4)
 
@@ -135,7 +136,7 @@ def test_the_order_is_a_function_of_the_seed(folder, mel):
 def test_every_epoch_draws_new_crops(folder, mel):
   utterances = load(folder, mel)
   slots = sum(round(u.samples / SAMPLES) for u in utterances)
-  batches = data.crop_batches(utterances, SHAPE, mel, slots, 0)
+  batches = crops.crop_batches(utterances, SHAPE, mel, slots, 0)
   epochs = [tuple(elements(batches, 1)) for _ in range(3)]
   assert len({frozenset(e) for e in epochs}) == 3
 
@@ -144,7 +145,7 @@ def test_utterances_are_visited_in_proportion_to_their_length(folder, mel):
   utterances = load(folder, mel)
   counts = [round(u.samples / SAMPLES) for u in utterances]
   epoch = sum(counts)
-  batches = data.crop_batches(utterances, SHAPE, mel, epoch, 0)
+  batches = crops.crop_batches(utterances, SHAPE, mel, epoch, 0)
   for _ in range(2):
     visits = np.zeros(len(utterances), int)
     for crop in next(batches)['pcm']:
@@ -154,7 +155,7 @@ def test_utterances_are_visited_in_proportion_to_their_length(folder, mel):
 
 def test_all_starts_of_an_utterance_are_drawn(folder, mel):
   utterance = load(folder, mel)[0]
-  batches = data.crop_batches([utterance], SHAPE, mel, 512, 0)
+  batches = crops.crop_batches([utterance], SHAPE, mel, 512, 0)
   firsts = {-int(f) for f in next(batches)['first_frame']}
   last = (utterance.samples - SAMPLES) // mel.hop
   assert firsts == {f - CONTEXT for f in range(last + 1)}
@@ -163,11 +164,11 @@ def test_all_starts_of_an_utterance_are_drawn(folder, mel):
 @pytest.mark.parametrize('keep_pcm', [True, False])
 def test_a_restored_position_goes_on_with_the_very_next_batch(folder, mel, keep_pcm):
   utterances = load(folder, mel, keep_pcm=keep_pcm)
-  batches = data.crop_batches(utterances, SHAPE, mel, 4, 0)
+  batches = crops.crop_batches(utterances, SHAPE, mel, 4, 0)
   elements(batches, 9)  # into the second epoch
   state = json.loads(json.dumps(batches.get_state()))
   expected = elements(batches, 4)
-  again = data.crop_batches(utterances, SHAPE, mel, 4, 0)
+  again = crops.crop_batches(utterances, SHAPE, mel, 4, 0)
   elements(again, 1)
   again.set_state(state)
   assert again.get_state() == state
@@ -178,9 +179,9 @@ def test_a_restored_position_goes_on_with_the_very_next_batch(folder, mel, keep_
 
 def test_workers_give_the_same_batches_and_resume_with_the_next(folder, mel):
   utterances = load(folder, mel, keep_pcm=False)
-  plain = data.crop_batches(utterances, SHAPE, mel, 4, 0)
+  plain = crops.crop_batches(utterances, SHAPE, mel, 4, 0)
   expected = elements(plain, 8)
-  workers = data.crop_batches(utterances, SHAPE, mel, 4, 0, workers=2)
+  workers = crops.crop_batches(utterances, SHAPE, mel, 4, 0, workers=2)
   workers.set_state({'batches': 3})
   assert elements(workers, 3) == expected[12:24]
   state = workers.get_state()
@@ -192,8 +193,8 @@ def test_workers_give_the_same_batches_and_resume_with_the_next(folder, mel):
 
 def test_shards_together_hold_the_global_batch(folder, mel):
   utterances = load(folder, mel)
-  whole = data.crop_batches(utterances, SHAPE, mel, 4, 0)
-  halves = [data.crop_batches(utterances, SHAPE, mel, 4, 0, shard=(i, 2)) for i in range(2)]
+  whole = crops.crop_batches(utterances, SHAPE, mel, 4, 0)
+  halves = [crops.crop_batches(utterances, SHAPE, mel, 4, 0, shard=(i, 2)) for i in range(2)]
   for _ in range(5):
     parts = [elements(h, 1) for h in halves]
     assert [len(p) for p in parts] == [2, 2]
@@ -387,8 +388,8 @@ def test_paired_mels_are_cropped_as_they_stand_in_the_file(folder, mel, paired):
     own = paired[utterance.name]
     np.testing.assert_array_equal(corpus_lib.utterance_mel(utterance, mel), own)
     for start in range(0, utterance.samples - SAMPLES + 1, mel.hop):
-      crop = as_batch(data.read_crop(utterance, start, SHAPE, mel))
-      pcm, mel_BxFxM = data.crop_inputs(crop, mel)
+      crop = as_batch(crops.read_crop(utterance, start, SHAPE, mel))
+      pcm, mel_BxFxM = crops.crop_inputs(crop, mel)
       np.testing.assert_array_equal(mel_BxFxM[0], expect_rows(own, start // mel.hop - CONTEXT, mel))
       if start:
         np.testing.assert_array_equal(pcm[0], utterance.pcm[start - 1:start + SAMPLES])
@@ -396,7 +397,7 @@ def test_paired_mels_are_cropped_as_they_stand_in_the_file(folder, mel, paired):
 
 def test_paired_mels_train_in_batches(folder, mel, paired):
   utterances = load(folder, mel, mels='paired')
-  batch = next(data.crop_batches(utterances, SHAPE, mel, 4, 0))
+  batch = next(crops.crop_batches(utterances, SHAPE, mel, 4, 0))
   assert batch['mel'].shape == (4, FRAMES, mel.bands) and 'window' not in batch
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import processes
 import pytest
 
-from wavernn_jax import check, config as config_lib, data, models
+from wavernn_jax import check, config as config_lib, models
+from wavernn_jax.data import crops
 from wavernn_jax.errors import InputError
 from wavernn_jax.training import checkpoints, journal, loop, run as run_lib, step as step_lib, world
 
@@ -133,7 +134,8 @@ _STEPS = '''
 import functools, json, sys
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from wavernn_jax import backend, check, config as config_lib, data, models
+from wavernn_jax import backend, check, config as config_lib, models
+from wavernn_jax.data import crops
 from wavernn_jax.training import step as step_lib
 
 def after(config, devices, steps=3):
@@ -141,8 +143,8 @@ def after(config, devices, steps=3):
   mesh = Mesh(np.array(jax.devices()[:devices]), ('data',))
   replicated, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ('data',)))
   crop = config.train.crop
-  shape = data.CropShape(crop, model.frames(crop), model.context)
-  batches = data.crop_batches(check.load_corpus(config)[0], shape, config.mel,
+  shape = crops.CropShape(crop, model.frames(crop), model.timing.margin)
+  batches = crops.crop_batches(check.load_corpus(config)[0], shape, config.mel,
                               config.train.batch, 0)
   state = jax.device_put(step_lib.initial_state(model.init(0), config), replicated)
   step = functools.partial(step_lib.train_step, model, config, mesh=mesh if devices > 1 else None)
@@ -176,8 +178,8 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(config):
   """One device; with the noise that every crop has as part of the whole batch."""
   train_set, _ = check.load_corpus(config)
   model, crop = models.build(config), config.train.crop
-  shape = data.CropShape(crop, model.frames(crop), model.context)
-  batch = next(data.crop_batches(train_set, shape, config.mel, 16, 0))
+  shape = crops.CropShape(crop, model.frames(crop), model.timing.margin)
+  batch = next(crops.crop_batches(train_set, shape, config.mel, 16, 0))
   batch['noise'] = step_lib.input_noise(jax.random.key(1), 16, config)
   loss = jax.value_and_grad(
       lambda params, crops: step_lib.crop_loss(model, params, crops, config), has_aux=True)

@@ -16,9 +16,10 @@ import pytest
 import soundfile
 
 from experiments.sweeps import sweep
-from wavernn_jax import audio, bulk, executors
+from wavernn_jax import audio, executors
 from wavernn_jax.config import MelConfig
 from wavernn_jax.errors import InputError
+from wavernn_jax.synthesis import bulk
 from wavernn_jax.training import journal
 
 RATE = 8_000

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wavernn_jax import audio, check, data, draw, fields, models
+from wavernn_jax import audio, check, draw, fields, models
 from wavernn_jax.config import OptimizerConfig, from_dict, to_dict
-from wavernn_jax.corpus import SPLITS
+from wavernn_jax.data import crops
+from wavernn_jax.data.corpus import SPLITS
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import evaluate
 from wavernn_jax.sampling import scan
@@ -58,8 +59,8 @@ class Setup:
 def batches(tiny_config):
   train_set, _ = check.load_corpus(tiny_config)
   crop, model = tiny_config.train.crop, models.build(tiny_config)
-  shape = data.CropShape(crop, model.frames(crop), model.context)
-  source = data.crop_batches(train_set, shape, tiny_config.mel, 4, 0)
+  shape = crops.CropShape(crop, model.frames(crop), model.timing.margin)
+  source = crops.crop_batches(train_set, shape, tiny_config.mel, 4, 0)
   return [next(source) for _ in range(7)]
 
 
@@ -141,8 +142,8 @@ def test_a_step_moves_every_parameter(step_config, batches):
 def test_burn_in_leaves_the_first_samples_out_of_the_loss(step_config, batches):
   model = models.build(step_config)
   params, batch = model.init(0), batches[0]
-  pcm, mel = data.crop_inputs(batch, step_config.mel)
-  state = model.initial_state(len(pcm)) | {'sample': pcm[:, 0]}
+  pcm, mel = crops.crop_inputs(batch, step_config.mel)
+  state = model.initial_state(len(pcm)) | {'pcm': pcm[:, :1]}
   nats, _ = jax.jit(model.nats)(params, state, pcm[:, 1:], mel)
   step_config.train.burn_in = 77
   loss, parts = jax.jit(lambda p: step_lib.crop_loss(model, p, batch, step_config))(params)
@@ -212,18 +213,18 @@ def test_an_absurd_learning_rate_stops_with_the_step_and_the_last_good_checkpoin
 
 
 def test_nan_in_the_middle_leaves_the_checkpoint_before_it(tiny_config, tmp_path, monkeypatch):
-  plain = data.crop_inputs
+  plain = crops.crop_inputs
   def poisoned(batch, mel):
     pcm, mel_BxFxM = plain(batch, mel)
     return pcm, jnp.where(pcm[0, 0] == poisoned.at, jnp.nan, mel_BxFxM)
   train_set, _ = check.load_corpus(tiny_config)
   model, crop = models.build(tiny_config), tiny_config.train.crop
-  shape = data.CropShape(crop, model.frames(crop), model.context)
-  order = data.crop_batches(train_set, shape, tiny_config.mel, 4, tiny_config.train.seed)
+  shape = crops.CropShape(crop, model.frames(crop), model.timing.margin)
+  order = crops.crop_batches(train_set, shape, tiny_config.mel, 4, tiny_config.train.seed)
   firsts = [int(next(order)['pcm'][0, 0]) for _ in range(20)]
   step = next(s for s in range(8, 20) if firsts[s - 1] not in firsts[:s - 1])
   poisoned.at = firsts[step - 1]
-  monkeypatch.setattr(data, 'crop_inputs', poisoned)
+  monkeypatch.setattr(crops, 'crop_inputs', poisoned)
   with pytest.raises(InputError) as error:
     loop.train(tiny_config, tmp_path)
   saved = (step - 1) // 3 * 3 if (step - 1) % 10 else step - 1

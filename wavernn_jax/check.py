@@ -6,8 +6,9 @@ import pathlib
 import jax
 import numpy as np
 
-from wavernn_jax import audio, conventions, corpus, models, rules, survey
+from wavernn_jax import audio, conventions, models, rules, survey
 from wavernn_jax.config import Config
+from wavernn_jax.data import corpus
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import pictures
 from wavernn_jax.training import start, step as step_lib, world

@@ -11,20 +11,19 @@ import numpy as np
 
 from wavernn_jax import (
   audio,
-  bulk,
   check as check_lib,
   config as config_lib,
-  corpus,
   executors,
   files,
   models,
   rules,
-  synthesis,
 )
 from wavernn_jax.config import Config
+from wavernn_jax.data import corpus
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import evaluate as evaluation, metrics, pictures
-from wavernn_jax.sampling import cpu, export as export_lib, pallas, scan
+from wavernn_jax.sampling import cpu, export as export_lib, persistent, scan
+from wavernn_jax.synthesis import bulk, sources as sources_lib
 from wavernn_jax.training import checkpoints, journal, loop, workdir as workdir_lib, world
 
 DEMO_SPEECH = pathlib.Path(__file__).parent / 'demo_speech'
@@ -49,6 +48,8 @@ def train(config: Config, workdir: str, mel_preset: str = '') -> dict:
   rows = journal.read_rows(pathlib.Path(workdir) / 'metrics.jsonl')
   picture = pathlib.Path(workdir) / 'learning_curve.png'
   pictures.save(pictures.learning_curve(rows), picture)
+  voice = pictures.voice_curve(rows, config.train.batch * config.train.crop)
+  pictures.save(voice, picture.with_name('voice_curve.png'))
   evaluated = [row for row in rows if 'valid_nll' in row]
   return _print({'step': step, **(evaluated[-1] if evaluated else {})})
 
@@ -116,7 +117,7 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str =
   paths = corpus.split_files(config.data)
   held_out = corpus.load_utterances(paths[split], config.data, config.mel,
                                     audio.edge_padding(config.mel) + 1)
-  with synthesis.progress_bar(sum(u.samples for u in held_out), config.mel, 'likelihood') as bar:
+  with sources_lib.progress_bar(sum(u.samples for u in held_out), config.mel, 'likelihood') as bar:
     if engine == 'cpu':
       lane_sums, samples = sampler.lane_nats(held_out, bar)
     else:
@@ -127,7 +128,7 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str =
             **evaluation.summary(sums, samples, config.evaluation),
             **evaluation.lane_summary(lane_sums, samples)}
   train_set = corpus.load_utterances(paths['train'], config.data, config.mel, 1, keep_pcm=False)
-  result['baselines'] = evaluation.baseline_summary(train_set, held_out, config.mel.sample_rate)
+  result['baselines'] = evaluation.baseline_summary(train_set, held_out, config.mel)
   chosen = held_out[:config.evaluation.free_running]
   if chosen:
     result['temperatures'] = list(temperatures)
@@ -158,17 +159,17 @@ def _sampler(engine: str, packed, workdir: str, config: Config, temperatures=(1.
   model = models.build(config)
   params = packed.params() if packed else checkpoints.load_weights(workdir)
   if engine == 'pallas':
-    return pallas.open_sampler(
+    return persistent.open_sampler(
         model, params, *options, packed.weights if packed else weights, batch)
   return scan.Sampler(model, params, *options, donate=True)
 
 
 def _free_running(sampler, utterances, config: Config) -> dict:
   targets = {u.name: u.read(0, u.samples, config.mel.sample_rate) for u in utterances}
-  sources = [synthesis.Source(u.name, corpus.utterance_mel(u, config.mel), u.samples)
+  sources = [sources_lib.Source(u.name, corpus.utterance_mel(u, config.mel), u.samples)
              for u in utterances]
-  pairs = synthesis.synthesize(sampler, sources, config.train.seed,
-                               min(config.evaluation.batch, len(sources)))
+  pairs = sources_lib.synthesize(sampler, sources, config.train.seed,
+                                 min(config.evaluation.batch, len(sources)))
   return metrics.average(metrics.compare(targets[s.name], pcm, config.mel) for s, pcm in pairs)
 
 

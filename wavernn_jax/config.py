@@ -19,6 +19,11 @@ Dimension glossary (suffixes of array names, letters of einsums):
   K  past steps whose samples are its inputs
   E  those inputs, 2·K·S
   L  positions that a sampler's context network runs over at once
+  U  blocks of WaveNet
+  R  residual channels between them
+  Y  pre-activations of the gates of one of them, Y = 2H; all of them are G = U·Y
+  A  past inputs of all blocks that their dilations reach
+  J  components of a mixture of logistics
 
 Defaults are the paper's where it gives them; every choice of ours says so.
 """
@@ -120,22 +125,26 @@ class ModelConfig:
   ours (models/context.py).
   """
 
-  kind: str = 'wavernn'  # or 'subscale', 'fused'
+  kind: str = 'wavernn'  # or 'subscale', 'fused', 'wavenet'
   units: int = 896  # H, even
   projection: int = 448  # P; the paper does not give it: half of H
   channels: int = 128  # C
   layers: int = 3  # convolutions of the conditioning stack
   kernel: int = 3  # frames, odd
   compute_dtype: str = 'float32'  # or 'bfloat16': matmul inputs; float32 sums
-  prediction: str = 'none'  # the paper; 'spectral': models/prediction.py
-  taps: int = 192  # past samples of the prediction
-  inputs: str = 'bytes,sample,predicted,past4,tanh,prior'  # of a trial
+  prediction: str = 'none'  # the paper; 'spectral': code the residual of models/prediction.py
+  taps: int = 192  # D: last samples that a spectral prediction knows
   lanes: int = 1  # S; subscale and fused only
   horizon: int = 0  # F: positions ahead that earlier lanes are seen
   context_layers: int = 6  # dilated layers after the first; subscale only, as all below
   context_channels: int = 128
   context_kernel: int = 5  # positions of the first layer, odd
   context_block: int = 50  # L: positions of a block of the sampler
+  blocks: int = 30  # U, paper; WaveNet only, as all below; H are units of a block
+  cycles: int = 3  # paper: dilations 1, 2, .. 512 three times
+  residual: int = 512  # R; the paper does not give its channels
+  skip: int = 256  # channels into the output layer
+  mixtures: int = 10  # J
 
 
 @dataclasses.dataclass
@@ -175,6 +184,7 @@ class TrainConfig:
   crop: int = 960  # samples, paper
   burn_in: int = 0  # first samples of a crop that carry no loss
   input_noise: float = 0.0  # std of noise on the inputs c, f in [-1, 1]
+  flip_polarity: bool = False  # of a random half of the crops
   seed: int = 0
   log_every: int = 50  # steps
   eval_every: int = 2_000  # steps; also writes TensorBoard audio

@@ -6,8 +6,9 @@ import pathlib
 
 import numpy as np
 
-from wavernn_jax import audio, config as config_lib, mel_files
+from wavernn_jax import audio, config as config_lib
 from wavernn_jax.config import MelConfig
+from wavernn_jax.data import mel_files
 from wavernn_jax.errors import InputError
 
 _REFERENCES = sorted((pathlib.Path(__file__).parent / 'demo_speech' / 'train').glob('*_0*.flac'))

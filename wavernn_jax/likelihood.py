@@ -10,40 +10,10 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from wavernn_jax import products
+
 BYTE_VALUES = 256  # V
-_LARGE = 1 << 20  # numbers of a matrix: 4 MB
 _BLOCK_ROWS = 1024  # of logits held at once by `mean_nats`: 1 MB, a level-2 cache
-
-
-def linear(layer, x, compute_dtype: str):
-  """x W + b with products in compute_dtype and sums in float32 or wider."""
-  kernel = layer['kernel'].astype(product_dtype(layer['kernel'], compute_dtype))
-  return product(x, kernel) + layer['bias']
-
-
-def product(x, kernel):
-  """x W in the kernel's type; sums in float32 or wider."""
-  return jnp.dot(x.astype(kernel.dtype), kernel,
-                 preferred_element_type=jnp.promote_types(kernel.dtype, jnp.float32))
-
-
-def loop_product(kernel, rows: int):
-  """A function x -> x W for a loop in which W and the number of rows stay the same.
-
-  On CPUs the product of a few rows with a matrix too large for the level-2 cache
-  is 1.4 to 1.6 times as fast with the matrix on the left and the rows as columns.
-  """
-  if rows == 1 or kernel.size < _LARGE or jax.default_backend() != 'cpu':
-    return lambda x: product(x, kernel)
-  # Without the barriers XLA folds the transpositions into another, slower product.
-  barrier = lax.optimization_barrier
-  transposed = barrier(kernel.T)
-  return lambda x: barrier(product(transposed, barrier(x.astype(kernel.dtype).T))).T
-
-
-def product_dtype(array, compute_dtype: str):
-  """The type of matrix products: bfloat16 where asked for, else the weights' own."""
-  return jnp.bfloat16 if compute_dtype == 'bfloat16' else array.dtype
 
 
 def layer_logits(layer, y, compute_dtype: str = 'float32', prior=None):
@@ -55,8 +25,8 @@ def layer_logits(layer, y, compute_dtype: str = 'float32', prior=None):
     compute_dtype: of the products.
     prior: None, or (slope [...], ramp [V]): slope · ramp is added to the logits.
   """
-  relu = jax.nn.relu(linear(layer['hidden'], y, compute_dtype))
-  return _with_prior(linear(layer['output'], relu, compute_dtype), prior)
+  relu = jax.nn.relu(products.linear(layer['hidden'], y, compute_dtype))
+  return _with_prior(products.linear(layer['output'], relu, compute_dtype), prior)
 
 
 def _with_prior(logits, prior):
@@ -118,7 +88,7 @@ def mean_nats(layer, y, targets, weight, compute_dtype: str = 'float32', prior=N
 
 def _mean_nats_forward(layer, y, targets, weight, compute_dtype, prior):
   weight = weight / jnp.maximum(weight.sum(), 1e-6)
-  dtype = product_dtype(layer['output']['kernel'], compute_dtype)
+  dtype = products.product_dtype(layer['output']['kernel'], compute_dtype)
   kernel1, kernel2 = (layer[k]['kernel'].astype(dtype) for k in ('hidden', 'output'))
   transposed1, transposed2 = lax.optimization_barrier((kernel1.T, kernel2.T))
 
@@ -126,8 +96,8 @@ def _mean_nats_forward(layer, y, targets, weight, compute_dtype, prior):
 
   def block(sums, at):
     y, targets, weight, slope = at
-    relu = jax.nn.relu(product(y, kernel1) + layer['hidden']['bias'])
-    logits = product(relu, kernel2) + layer['output']['bias']
+    relu = jax.nn.relu(products.product(y, kernel1) + layer['hidden']['bias'])
+    logits = products.product(relu, kernel2) + layer['output']['bias']
     if slope is not None:
       logits = logits + slope[:, None] * ramp
     exp = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
@@ -136,13 +106,13 @@ def _mean_nats_forward(layer, y, targets, weight, compute_dtype, prior):
     nats = jnp.log(total[:, 0]) - jnp.where(
         chosen, logits - logits.max(axis=-1, keepdims=True), 0).sum(axis=-1)
     dlogits = weight[:, None] * (exp / total - chosen)
-    drelu = jnp.where(relu > 0, product(dlogits, transposed2), 0)
+    drelu = jnp.where(relu > 0, products.product(dlogits, transposed2), 0)
     new = {'value': (nats * weight).sum(),
-           'hidden': {'kernel': product(y.T, drelu.astype(dtype)), 'bias': drelu.sum(0)},
-           'output': {'kernel': product(relu.T, dlogits.astype(dtype)),
+           'hidden': {'kernel': products.product(y.T, drelu.astype(dtype)), 'bias': drelu.sum(0)},
+           'output': {'kernel': products.product(relu.T, dlogits.astype(dtype)),
                       'bias': dlogits.sum(0)}}
     dslope = None if slope is None else (dlogits * ramp).sum(axis=-1)
-    return jax.tree.map(jnp.add, sums, new), (product(drelu, transposed1), dslope)
+    return jax.tree.map(jnp.add, sums, new), (products.product(drelu, transposed1), dslope)
 
   zeros = jax.tree.map(jnp.zeros_like, {'value': weight.sum(), **layer})
   rows = y.reshape(-1, y.shape[-1])

@@ -109,6 +109,20 @@ def _pruning(config: Config) -> list[tuple]:
            f'start {p.start} + steps to end within train.steps = {steps}')]
 
 
+def _wavenet(config: Config) -> list[tuple]:
+  m, p = config.model, config.pruning
+  if m.kind != 'wavenet':
+    return []
+  pruned = max(p.recurrent, p.hidden, p.output, p.conditioning)
+  return [
+      (m.blocks % m.cycles == 0, 'model.cycles', m.cycles,
+       f'a divisor of model.blocks = {m.blocks}'),
+      # Dilations double in a cycle; 2¹⁵ samples are more than a second.
+      (m.blocks // m.cycles <= 16, 'model.cycles', m.cycles,
+       f'{-(-m.blocks // 16)} or more: dilations of {m.blocks} blocks double up to 2^15'),
+      (not pruned, 'pruning', pruned, '0 everywhere: a model of kind wavenet is not pruned')]
+
+
 def _lanes(config: Config) -> list[tuple]:
   """Rules for the fields of lanes (§4)."""
   m = config.model
@@ -169,7 +183,8 @@ def _export(config: Config) -> list[tuple]:
   if inputs > 1:
     sizes['units'] = m.units, 2 * inputs
     sizes['context_channels'] = m.context_channels, inputs
-  return [(size % multiple == 0, f'model.{field}', size,
+  return [(m.kind != 'wavenet', 'model.kind', m.kind, 'a kind that exports hold')] + [
+          (size % multiple == 0, f'model.{field}', size,
            f'a multiple of {multiple} for an export in blocks of {outputs}x{inputs}')
           for field, (size, multiple) in sizes.items()]
 
@@ -177,8 +192,9 @@ def _export(config: Config) -> list[tuple]:
 def _cpu(config: Config) -> list[tuple]:
   m = config.model
   return [
-      (m.kind in ('wavernn', 'subscale') and m.lanes == 1, 'model.lanes', m.lanes,
-       f"1 in a {m.kind} model for --engine=cpu; use --engine=scan"),
+      (m.kind in ('wavernn', 'subscale'), 'model.kind', m.kind,
+       "'wavernn' or 'subscale' for --engine=cpu; use --engine=scan"),
+      (m.lanes == 1, 'model.lanes', m.lanes, '1 for --engine=cpu; use --engine=scan'),
       (m.units % _CPU_UNITS == 0, 'model.units', m.units,
        f'a multiple of {_CPU_UNITS} for --engine=cpu; use --engine=scan'),
       (m.projection % _CPU_PROJECTION == 0, 'model.projection', m.projection,
@@ -191,6 +207,6 @@ def _persistent(config: Config) -> list[tuple]:
            "'wavernn' or 'subscale' for --engine=pallas; use --engine=scan")]
 
 
-_JOINT = (_mel, _train, _pruning, _lanes)
+_JOINT = (_mel, _train, _pruning, _wavenet, _lanes)
 _PURPOSES = {'train': (), 'export': (_export,), 'cpu': (_cpu,), 'persistent': (_persistent,),
              'native': (_export, _cpu)}

@@ -26,7 +26,7 @@ import numpy as np
 from experiments.benchmarks import measure, train_step
 from wavernn_jax import config as config_lib, draw, models
 from wavernn_jax.sampling import scan
-from wavernn_jax.sampling.pallas import checks, chips, cuda, engine, lanes as lanes_lib
+from wavernn_jax.sampling.persistent import checks, chips, cuda, engine, lanes as lanes_lib
 
 _FOLDER = flags.DEFINE_string('folder', 'runs/accelerator', 'Of the results.')
 _MINUTES = flags.DEFINE_float('minutes', 8.0, 'Sections begin within so many.')

@@ -16,7 +16,8 @@ from absl import app, flags
 import numpy as np
 import scipy.linalg
 
-from wavernn_jax import config as config_lib, corpus
+from wavernn_jax import config as config_lib
+from wavernn_jax.data import corpus
 
 _DATA = flags.DEFINE_string('speech', None, 'Corpus with train, valid and test.')
 _LANES = flags.DEFINE_integer('lanes', 16, 'S.')

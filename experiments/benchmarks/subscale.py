@@ -89,7 +89,7 @@ def main(_):
   rows = [{'lanes': lanes, 'samples_per_second': samples / seconds[lanes],
            'realtime_factor': samples / seconds[lanes] / mel.sample_rate,
            'latency_seconds': found.latency,
-           'delay_seconds': found.model.delay / mel.sample_rate}
+           'delay_seconds': found.model.timing.delay / mel.sample_rate}
           for lanes, found in samplers.items()]
   result = {'units': _UNITS.value, 'projection': _PROJECTION.value, 'horizon': _HORIZON.value,
             'context_channels': _CONTEXT.value, 'context_block': _BLOCK.value,

@@ -10,16 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import measure
-from wavernn_jax import (
-  audio,
-  backend,
-  config as config_lib,
-  corpus,
-  data,
-  likelihood,
-  models,
-  rules,
-)
+from wavernn_jax import audio, backend, config as config_lib, likelihood, models, rules
+from wavernn_jax.data import corpus, crops
 from wavernn_jax.models import cell
 from wavernn_jax.training import step as step_lib
 
@@ -31,8 +23,8 @@ def noise_batches(model, config, folder, shard=(0, 1)):
     pcm = rng.normal(0, 2000, 6 * config.mel.sample_rate).astype(np.int16)
     audio.write_wav(pathlib.Path(folder) / f'{i}.wav', pcm, config.mel.sample_rate)
   utterances = corpus.load_utterances(corpus.find_audio(folder), config.data, config.mel, 1)
-  shape = data.crop_shape(model, config.train.crop)
-  return data.crop_batches(utterances, shape, config.mel, config.train.batch, 0, shard=shard)
+  shape = crops.crop_shape(model, config.train.crop)
+  return crops.crop_batches(utterances, shape, config.mel, config.train.batch, 0, shard=shard)
 
 
 def both_ways(function, cotangent, *args):
@@ -44,12 +36,12 @@ def both_ways(function, cotangent, *args):
 def parts(model, config, batch, repeats: int) -> dict[str, float]:
   """Milliseconds of each part of the step, forward and backward, compiled alone."""
   params = model.init(0)
-  pcm, mel = jax.jit(lambda b: data.crop_inputs(b, config.mel))(batch)
-  state = model.initial_state(len(pcm)) | {'sample': pcm[:, 0]}
+  pcm, mel = jax.jit(lambda b: crops.crop_inputs(b, config.mel))(batch)
+  state = model.initial_state(len(pcm)) | {'pcm': pcm[:, :1]}
   coarse, fine = audio.split_bytes(jnp.asarray(pcm).T)
 
   def inputs(p):
-    return model.gate_inputs(p, mel, coarse, fine)
+    return model.gate_inputs(p, state, pcm[:, 1:], mel)[0]
 
   x = jax.jit(inputs)(params)
   R, h = model.recurrent(params), state['h']
@@ -64,7 +56,7 @@ def parts(model, config, batch, repeats: int) -> dict[str, float]:
   optimizer = step_lib.optimizer(config.optimizer, config.train.steps)
   optimizer_state = optimizer.init(params)
   seconds = measure.interleaved({
-      'mel': measure.compiled(lambda b: data.crop_inputs(b, config.mel), batch),
+      'mel': measure.compiled(lambda b: crops.crop_inputs(b, config.mel), batch),
       'gate_inputs': measure.compiled(
           functools.partial(both_ways, inputs), x, params),
       'recurrence': measure.compiled(

@@ -14,7 +14,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from wavernn_jax import likelihood
+from wavernn_jax import products
 
 
 def gates(g_BxG, x):
@@ -55,7 +55,7 @@ def part(g_BxG, h_BxH, x, i: int, parts: int):
 
 def step(R_HxG, h_BxH, x):
   """One step with all gate inputs known. Returns h_t, BxH."""
-  u, _, e, _ = gates(likelihood.product(h_BxH, R_HxG), x)
+  u, _, e, _ = gates(products.product(h_BxH, R_HxG), x)
   return blend(h_BxH, u, e)
 
 
@@ -91,7 +91,7 @@ def scan(R_HxG, x_TxBxH, h_BxH):
 
 def _scan_forward(R_HxG, x_TxBxH, h_BxH):
   def body(h, x):
-    u, r, e, m = gates(likelihood.product(h, R_HxG), x)
+    u, r, e, m = gates(products.product(h, R_HxG), x)
     # Without the barrier XLA's CPU backend fuses the gates into each of their
     # users and so computes every sigmoid and tanh several times.
     u, r, e = lax.optimization_barrier((u, r, e))
@@ -114,13 +114,13 @@ def _scan_backward(saved, dy_TxBxH):
     dr = de * m * r * (1 - r)
     dm = de * r
     dg = jnp.concatenate([du, dr, dm], axis=-1)
-    return dh * u + likelihood.product(dg, R_GxH), (du, dr, de, dm)
+    return dh * u + products.product(dg, R_GxH), (du, dr, de, dm)
 
   dh_BxH, (du, dr, de, dm) = lax.scan(
       body, jnp.zeros_like(h_TxBxH[0]), (dy_TxBxH, h_TxBxH, *gates_TxBxH), reverse=True)
   h_HxN = h_TxBxH.reshape(-1, h_TxBxH.shape[-1]).T
   dR_HxG = jnp.concatenate(
-      [likelihood.product(h_HxN, d.reshape(-1, d.shape[-1]).astype(R_HxG.dtype))
+      [products.product(h_HxN, d.reshape(-1, d.shape[-1]).astype(R_HxG.dtype))
        for d in (du, dr, dm)], axis=1)
   return dR_HxG.astype(R_HxG.dtype), (du, dr, de), dh_BxH
 

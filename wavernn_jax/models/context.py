@@ -34,9 +34,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wavernn_jax import likelihood
+from wavernn_jax import products
 from wavernn_jax.config import ModelConfig
-from wavernn_jax.models import wavernn
+from wavernn_jax.models import hearing
 
 GAIN = 16.0  # of a sample: speech lies within a few hundredths of [−1, 1] most of the time
 
@@ -111,7 +111,7 @@ def nearest_bytes(before):
 
 def nearest_weights(params):
   """2K x 3H of the bytes, of the nearest sample first."""
-  gain = jnp.asarray([[wavernn.COARSE_GAIN], [1]], params['nearest'].dtype)
+  gain = jnp.asarray([[hearing.COARSE_GAIN], [1]], params['nearest'].dtype)
   return (params['nearest'] * gain).reshape(-1, params['nearest'].shape[-1])
 
 
@@ -177,7 +177,7 @@ def layer(params, x_NxSxBxC, past: int, ahead: int, compute_dtype: str):
   n = len(x_NxSxBxC) - past - ahead
   middle = x_NxSxBxC[past:past + n]
   taps = jnp.concatenate([x_NxSxBxC[:n], middle, x_NxSxBxC[past + ahead:]], axis=-1)
-  return middle + jax.nn.relu(likelihood.linear(params, taps, compute_dtype))
+  return middle + jax.nn.relu(products.linear(params, taps, compute_dtype))
 
 
 def features(params, bytes_NxBxSx2, config: ModelConfig):
@@ -228,7 +228,7 @@ def block_features(params, caches, bytes_NxSxBxSx2, config: ModelConfig):
 def add_gate_inputs(params, x_IxSxBxH, context_IxSxBxC, nearest_IxSxBxK, config: ModelConfig):
   """Three arrays of gate inputs with the addends of the context and the nearest samples."""
   kernels = jnp.split(params['gates']['kernel'], 3, axis=1)
-  dtype = likelihood.product_dtype(kernels[0], config.compute_dtype)
+  dtype = products.product_dtype(kernels[0], config.compute_dtype)
   weights = jnp.split(nearest_weights(params), 3, axis=1)
-  return tuple(x + likelihood.product(context_IxSxBxC, k.astype(dtype)) + nearest_IxSxBxK @ w
+  return tuple(x + products.product(context_IxSxBxC, k.astype(dtype)) + nearest_IxSxBxK @ w
                for x, k, w in zip(x_IxSxBxH, kernels, weights, strict=True))

@@ -1,15 +1,15 @@
-"""What a step hears of the samples before it, and what its two bytes are bytes of.
+"""What a step hears of the samples before it, and of what its bytes are.
 
-`Bytes` is the paper's: the bytes of the last sample are inputs and those of the next
-one are coded. `Residuals` codes the residual x_t of a prediction (prediction.py) and
-hears past residuals over the scale σ that the spectrogram expects of them.
+`Bytes` is the paper's: the bytes of the last sample are heard and those of the next one
+are coded. `Residuals` codes what a prediction leaves (prediction.py), and hears the last
+residuals over the scale σ that the spectrogram expects of them, with and without sign.
 
-A `Sequence` holds both for given samples. In sampling a *tape* is carried from step to
-step: `before` gives the inputs, `after` takes what was drawn.
+`sequence` gives both for known samples. In sampling a *tape* is carried from step to
+step: `before` gives what is heard, `after` takes what was drawn. `filters` are what a
+prediction needs of the frames, None without one.
 """
 
 import dataclasses
-import functools
 import typing
 
 import jax
@@ -24,21 +24,23 @@ from wavernn_jax.models import conditioning, prediction
 # weight by about the learning rate a step, so without this factor on the weights of
 # the coarse byte their growth alone takes thousands of steps.
 COARSE_GAIN = 64.0
-_BOUND = 8.0  # of a residual over σ
-_RESIDUALS = 4  # past ones that are heard
+RESIDUALS = 4  # past ones that are heard
+BOUND = 8.0  # of a residual over σ that is heard
+PRIOR = -0.65  # ln(b/σ) before training: the best for speech, within 0.01 nats
 
-# The logarithm of a Laplace density of scale b, up to a constant, is −|x|/b. In bytes it
-# is a ramp over the coarse one, and over the fine one: rising below 0, falling above.
-_C = np.arange(likelihood.BYTE_VALUES)
-RAMPS = {'coarse': np.where(_C >= 128, -256.0 * (_C - 128), -256.0 * (127 - _C) - 1).astype(np.float32),
-         'fine': _C.astype(np.float32)}
+# The logarithm of a Laplace density of scale b is −|x|/b and a constant. Summed over the
+# fine bytes it is a ramp of the coarse one, and given that a ramp of the fine byte, which
+# falls for x ≥ 0 (coarse bytes from 128 on) and rises for x < 0.
+_V = np.arange(likelihood.BYTE_VALUES, dtype=np.float32)
+COARSE_RAMP = np.where(_V >= 128, 256 * (128 - _V), 256 * (_V - 127) - 1)
+FINE_RAMP = _V
 
 
 class Sequence(typing.NamedTuple):
-  """What is heard of given samples, and what of them is coded.
+  """What is heard of known samples and what of them is coded.
 
-  previous: [T, B, K], inputs of all units at each sample.
-  current: [T, B, C], inputs of the fine units: the coarse byte of the same sample.
+  previous: [T, B, K], heard by all units.
+  current: [T, B, 1], heard by the fine units: the coarse byte of the same sample.
   targets: {'coarse', 'fine'}: int32 [T, B].
   scale: σ [T, B], None without a prediction.
   """
@@ -49,142 +51,135 @@ class Sequence(typing.NamedTuple):
   scale: jax.Array | None
 
 
+def build(config: ModelConfig, mel: MelConfig):
+  """What the steps of a plain model hear."""
+  return Residuals(config, mel) if config.prediction == 'spectral' else Bytes()
+
+
+def current(coarse):
+  """What the fine units hear of the coarse byte, [..., 1]."""
+  return audio.scale_byte(coarse)[..., None]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bytes:
-  """§2: x_t = [c_{t−1}, f_{t−1}, c_t]."""
+  """§2: x_t = [c_{t−1}, f_{t−1}, c_t]. The tape is the last sample's bytes."""
 
   past = 1  # samples that must be known before the first
-  width, current_width = 2, 1
+  width = 2  # K
   gains = np.float32([COARSE_GAIN, 1, COARSE_GAIN])  # of the weights of what is heard
 
   def sequence(self, pcm_BxN, mel_BxFxM) -> Sequence:
+    del mel_BxFxM
     coarse, fine = audio.split_bytes(pcm_BxN.T)
-    previous = audio.scale_byte(jnp.stack([coarse[:-1], fine[:-1]], axis=-1))
-    return Sequence(previous, self.current(coarse[1:]), {'coarse': coarse[1:], 'fine': fine[1:]}, None)
+    return Sequence(audio.scale_byte(jnp.stack([coarse[:-1], fine[:-1]], axis=-1)),
+                    current(coarse[1:]), {'coarse': coarse[1:], 'fine': fine[1:]}, None)
 
-  def current(self, coarse, at=None):
-    return audio.scale_byte(coarse)[..., None]
-
-  def filters(self, mel_BxFxM, samples):
+  def filters(self, mel_BxFxM, samples: int):
+    del mel_BxFxM, samples
     return None, None
 
-  def start(self, pcm_BxN, filters):
-    return audio.split_bytes(pcm_BxN[:, -1])
+  def start(self, pcm_BxP, filters):
+    del filters
+    return audio.split_bytes(pcm_BxP[:, -1])
 
-  def before(self, tape, at):
+  def before(self, tape, filters):
+    del filters
     return audio.scale_byte(jnp.stack(tape, axis=-1)), None
 
-  def after(self, tape, coarse, fine, predicted):
+  def after(self, tape, coarse, fine, predicted, filters):
+    del tape, predicted, filters
     return audio.join_bytes(coarse, fine), (coarse, fine)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Residuals:
-  """x_t = s_t − p̂_t is coded."""
+  """x_t = s_t − p̂_t is coded.
+
+  The tape is the last samples BxD and the last residuals over σ, BxR, the latest first.
+  """
 
   config: ModelConfig
   mel: MelConfig
 
+  width = 2 * RESIDUALS  # K
+  gains = np.float32([1] * width + [COARSE_GAIN])
+
   @property
   def past(self) -> int:
-    return self.config.taps + _RESIDUALS
-
-  @functools.cached_property
-  def which(self):
-    return set(self.config.inputs.split(','))
-
-  @property
-  def width(self) -> int:
-    w = self.which
-    n = next((int(x[4:]) for x in w if x.startswith('past')), 0)
-    return 2 * ('bytes' in w) + 2 * ('sample' in w) + 2 * ('predicted' in w) + n + ('tanh' in w) + ('diff' in w)+ ('value' in w)+('logscale' in w) + ('size' in w)*4 + 16*('embed' in w)
-
-  @property
-  def current_width(self):
-    return 1 + ('current' in self.which)
-
-  def _filters(self, mel_BxFxM) -> prediction.Filter:
-    margin = conditioning.context(self.config)
-    mel_BxFxM = mel_BxFxM[:, margin:mel_BxFxM.shape[1] - margin]
-    taps = self.config.taps
-    f = prediction.spectral_filter(mel_BxFxM, np.ones((1, taps), bool), prediction.offsets(taps), self.mel)
-    return prediction.Filter(f.taps[:, :, 0], f.shift[:, :, 0], f.scale[:, :, 0])
-
-  def rows(self, first, samples):
-    position = conditioning.frame_position(np.arange(first, samples), self.mel)
-    return np.floor(position + 0.5).astype(int)
+    """Samples that must be known before the first."""
+    return self.config.taps + RESIDUALS
 
   def sequence(self, pcm_BxN, mel_BxFxM) -> Sequence:
-    samples = pcm_BxN.shape[1] - self.past
-    f = self._filters(mel_BxFxM)
-    rows = self.rows(-_RESIDUALS, samples)
-    s = pcm_BxN.T
-    p = prediction.predict_all(jnp.moveaxis(f.taps, 2, 0), f.shift.T[rows], s, rows, self.config.taps)
-    x = prediction.encode(s[self.config.taps:], p)
-    scale = f.scale.T[rows[_RESIDUALS:]]
-    coarse, fine = audio.split_bytes(x)
-    n = _RESIDUALS
-    past = [x[n - k:len(x) - k] for k in range(1, n + 1)]
-    previous = self.hear(past, s[self.past - 1:-1], p[n:], scale)
-    return Sequence(previous, self.current(coarse[n:], scale), {'coarse': coarse[n:], 'fine': fine[n:]}, scale)
+    """Of the samples that follow the first `past` ones."""
+    filters_F = self._frame_filters(mel_BxFxM)
+    row_T = self.rows(-RESIDUALS, pcm_BxN.shape[1] - self.past)
+    x_TxB, z_TxB = self._residuals(pcm_BxN, filters_F, row_T)
+    heard = [z_TxB[RESIDUALS - k:len(z_TxB) - k] for k in range(1, RESIDUALS + 1)]
+    coarse, fine = audio.split_bytes(x_TxB[RESIDUALS:])
+    return Sequence(_with_sizes(jnp.stack(heard, axis=-1)), current(coarse),
+                    {'coarse': coarse, 'fine': fine}, filters_F.scale[row_T[RESIDUALS:]])
 
-  def hear(self, past, last, predicted, scale):
-    """[..., K]"""
-    w, out = self.which, []
-    if 'bytes' in w:
-      c, f = audio.split_bytes(past[0])
-      out += [COARSE_GAIN * audio.scale_byte(c), audio.scale_byte(f)]
-    for name, v in (('sample', last), ('predicted', predicted)):
-      if name in w:
-        v = v.astype(jnp.float32)
-        out += [v * (16 / 32768), jnp.sign(v) * jnp.log1p(jnp.abs(v)) / np.log(32768)]
-    if 'value' in w:
-      out += [predicted.astype(jnp.float32) * (16 / 32768)]
-    if 'diff' in w:
-      out += [jnp.clip((predicted - last.astype(jnp.int32)) / scale, -_BOUND, _BOUND)]
-    over = [jnp.clip(x / scale, -_BOUND, _BOUND) for x in past]
-    n = next((int(x[4:]) for x in w if x.startswith('past')), 0)
-    out += over[:n]
-    if 'tanh' in w:
-      out += [jnp.tanh(past[0] / scale)]
-    if 'size' in w:
-      out += [jnp.abs(o) for o in over]
-    if 'logscale' in w:
-      out += [jnp.log(scale) / 4]
-    return jnp.stack(out, axis=-1)
+  def _residuals(self, pcm_BxN, filters_F, row_T):
+    """x and x/σ, TxB each, of all samples but the first D."""
+    pcm_NxB, taps = pcm_BxN.T, self.config.taps
+    predicted_TxB = prediction.predict_all(
+        filters_F.taps.transpose(2, 1, 0), filters_F.shift[row_T], pcm_NxB, row_T,
+        prediction.offsets(taps), taps)
+    x_TxB = prediction.encode(pcm_NxB[taps:], predicted_TxB)
+    return x_TxB, over_scale(x_TxB, filters_F.scale[row_T])
 
-  @property
-  def gains(self):
-    return np.ones(self.width + self.current_width, np.float32)
+  def _frame_filters(self, mel_BxFxM) -> prediction.Filter:
+    """Filters of the frames −1, 0, ..; leading axes FxB."""
+    margin, taps = conditioning.margin(self.config), self.config.taps
+    frames_FxBxM = mel_BxFxM[:, margin - 1:mel_BxFxM.shape[1] - margin].swapaxes(0, 1)
+    found = prediction.spectral_filter(
+        prediction.outlast(frames_FxBxM, self.mel), np.ones((1, taps), bool),
+        prediction.offsets(taps), self.mel)
+    return jax.tree.map(lambda a: a[:, :, 0], found)
 
-  def current(self, coarse, scale):
-    scale = getattr(scale, 'scale', scale)
-    out = [COARSE_GAIN * audio.scale_byte(coarse)]
-    if 'current' in self.which:
-      out += [jnp.clip((coarse * 256 - 32640) / scale, -_BOUND, _BOUND)]
-    return jnp.stack(out, axis=-1)
+  def rows(self, first: int, samples: int) -> np.ndarray:
+    """The frame nearest to each sample first .. samples − 1, counted from frame −1."""
+    return prediction.nearest_frame(np.arange(first, samples), self.mel) + 1
 
-  def filters(self, mel_BxFxM, samples):
-    """Filters at frame rate [F,B,..] and rows T."""
-    f = self._filters(mel_BxFxM)
-    return jax.tree.map(lambda a: a.swapaxes(0, 1), f), self.rows(0, samples)
+  def filters(self, mel_BxFxM, samples: int):
+    """Filters of the frames, leading axes FxB, and the row T of each sample's frame."""
+    return self._frame_filters(mel_BxFxM), self.rows(0, samples)
 
-  def start(self, pcm_BxN, f):
-    """Tape: the last samples BxD and residuals, the latest first."""
-    rows = self.rows(-_RESIDUALS, 0)
-    s = pcm_BxN.T
-    p = prediction.predict_all(jnp.moveaxis(f.taps, 2, 0).swapaxes(1, 2), f.shift[rows], s, rows, self.config.taps)
-    x = prediction.encode(s[self.config.taps:], p)
-    return pcm_BxN[:, -self.config.taps:], x[::-1].T
+  def start(self, pcm_BxP, filters):
+    _, z_RxB = self._residuals(pcm_BxP, filters, self.rows(-RESIDUALS, 0))
+    return pcm_BxP[:, -self.config.taps:], z_RxB[::-1].T
 
-  def before(self, tape, f):
-    pcm_BxD, x_Bx4 = tape
-    p = prediction.predict(f.taps, f.shift, pcm_BxD)
-    return self.hear(list(x_Bx4.T), pcm_BxD[:, -1], p, f.scale), p
+  def before(self, tape, filters):
+    pcm_BxD, z_BxR = tape
+    return _with_sizes(z_BxR), prediction.predict(filters.taps, filters.shift, pcm_BxD)
 
-  def after(self, tape, coarse, fine, predicted):
-    pcm_BxD, x_Bx4 = tape
-    s = prediction.decode(audio.join_bytes(coarse, fine), predicted)
-    x = prediction.encode(s, predicted)
-    return s, (jnp.concatenate([pcm_BxD[:, 1:], s[:, None]], axis=1),
-               jnp.concatenate([x[:, None], x_Bx4[:, :-1]], axis=1))
+  def after(self, tape, coarse, fine, predicted, filters):
+    pcm_BxD, z_BxR = tape
+    pcm_B = prediction.decode(audio.join_bytes(coarse, fine), predicted)
+    z_B = over_scale(prediction.encode(pcm_B, predicted), filters.scale)
+    return pcm_B, (jnp.concatenate([pcm_BxD[:, 1:], pcm_B[:, None]], axis=1),
+                   jnp.concatenate([z_B[:, None], z_BxR[:, :-1]], axis=1))
+
+
+def over_scale(x, scale):
+  """A residual as it is heard: over σ, within bounds."""
+  return jnp.clip(x / scale, -BOUND, BOUND)
+
+
+def _with_sizes(z):
+  """[..., R] -> [..., 2R]: each, and then the size of each."""
+  return jnp.concatenate([z, jnp.abs(z)], axis=-1)
+
+
+def priors(log_ratio, scale, coarse):
+  """Of each byte the slope and the ramp that a Laplace density adds to its logits.
+
+  Args:
+    log_ratio: ln(b/σ), trained.
+    scale: σ [...].
+    coarse: the coarse byte [...], which the fine one's slope takes its sign from.
+  """
+  slope = jnp.exp(-log_ratio) / scale
+  return {'coarse': (slope, COARSE_RAMP),
+          'fine': (jnp.where(coarse >= 128, -slope, slope), FINE_RAMP)}

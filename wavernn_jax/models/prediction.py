@@ -163,28 +163,43 @@ def predict(taps_NxD, shift_N, known_NxD):
   return finish((taps_NxD * known_NxD.astype(jnp.int32)).sum(-1), shift_N)
 
 
-def predict_all(taps_DxBxF, shift_TxB, pcm_NxB, row_T, first: int):
+def predict_all(taps_DxBxF, shift_TxB, pcm_NxB, row_T, offsets_D, first: int):
   """p̂ TxB of the samples first .. first + T − 1 of int16 pcm_NxB; int32.
 
-  What `predict` gives for each from the D samples before it, without a copy of the
-  known samples for each.
+  What `predict` gives for each, without a copy of the known samples for each.
 
   Args:
-    taps_DxBxF: of each frame.
+    taps_DxBxF: of each frame (of each lane, where there are lanes).
     shift_TxB: of each sample's frame.
-    pcm_NxB: samples, N ≥ first + T.
-    row_T: the frame of each sample.
-    first: at least D.
+    pcm_NxB: samples; N reaches the known samples of all.
+    row_T: the frame of each sample (static).
+    offsets_D: of the known samples (static).
+    first: the sample that the first prediction is of.
   """
-  steps, taps = len(shift_TxB), len(taps_DxBxF)
+  steps = len(shift_TxB)
+  start_D = jnp.asarray(first + offsets_D, jnp.int32)
   pcm_NxB = pcm_NxB.astype(jnp.int32)
 
   def add(i, sum_TxB):
     taps_BxF = lax.dynamic_index_in_dim(taps_DxBxF, i, keepdims=False)
-    return sum_TxB + taps_BxF.T[row_T] * lax.dynamic_slice_in_dim(
-        pcm_NxB, first - taps + i, steps)
+    return sum_TxB + taps_BxF.T[row_T] * lax.dynamic_slice_in_dim(pcm_NxB, start_D[i], steps)
 
-  return finish(lax.fori_loop(0, taps, add, jnp.zeros_like(shift_TxB)), shift_TxB)
+  return finish(lax.fori_loop(0, len(offsets_D), add, jnp.zeros_like(shift_TxB)), shift_TxB)
+
+
+def outlast(mel_FxBxM, mel: MelConfig):
+  """Frames 1, 2, .. of F, where one that is at the floor in all bands is as the one before.
+
+  The last samples of an utterance may be nearer to a frame beyond its end, which says
+  nothing of them.
+  """
+  silent_FxBx1 = (mel_FxBxM <= audio.mel_floor(mel) + 1e-6).all(axis=-1, keepdims=True)
+  return jnp.where(silent_FxBx1[1:], mel_FxBxM[:-1], mel_FxBxM[1:])
+
+
+def nearest_frame(sample, mel: MelConfig):
+  """The frame whose centre is nearest to a sample from a frame boundary; −1 and more."""
+  return np.floor((sample - audio.frame_offset(mel)) / mel.hop + 0.5).astype(int)
 
 
 def encode(s, predicted):

@@ -19,12 +19,14 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from wavernn_jax import audio, draw, likelihood
+from wavernn_jax import audio, draw, likelihood, products
 from wavernn_jax.config import MelConfig, ModelConfig
 from wavernn_jax.models import cell, conditioning, hearing
-from wavernn_jax.models.hearing import COARSE_GAIN  # noqa: F401
+from wavernn_jax.models.system import Timing
 
 BYTES = ('coarse', 'fine')
+NO_PRIORS = dict.fromkeys(BYTES)
+
 
 class Recurrence(nnx.Module):
   """Parameters that all models have."""
@@ -49,44 +51,43 @@ class Parameters(Recurrence):
     super().__init__(config, mel, rngs)
     half = config.units // 2
     small = nnx.initializers.normal(0.1)
-    hears = heard(config, mel)
-    self.previous = nnx.Param(small(rngs.params(), (hears.width, 3 * config.units)))
-    self.coarse = nnx.Param(small(rngs.params(), (3 * hears.current_width, half)))
-    if 'prior' in config.inputs and config.prediction == 'spectral':
-      self.prior = nnx.Param(jnp.zeros((1 + ('adaptive' in config.inputs) * 2 * half,)))
+    self.previous = nnx.Param(
+        small(rngs.params(), (hearing.build(config, mel).width, 3 * config.units)))
+    self.coarse = nnx.Param(small(rngs.params(), (3, half)))
+    if config.prediction == 'spectral':
+      self.prior = nnx.Param(jnp.full((1,), hearing.PRIOR))
     # O_1, O_2 of the coarse byte and O_3, O_4 of the fine one.
     self.outputs = nnx.Dict({
         byte: output_layer(half, config.projection, likelihood.BYTE_VALUES, rngs,
-                           context if byte == 'coarse' else 0)
+                           context if byte == 'coarse' else 0,
+                           silent=config.prediction == 'spectral')
         for byte in BYTES})
 
 
 def output_layer(inputs: int, projection: int, values: int, rngs: nnx.Rngs,
-                 context: int = 0) -> nnx.Dict:
+                 context: int = 0, silent: bool = False) -> nnx.Dict:
   """Parameters of one output layer of likelihood.py.
 
   The `context` further inputs have no influence at first: what the context
-  network says before it is trained would be noise.
+  network says before it is trained would be noise. A `silent` layer has logits of
+  0 at first, which leave a prior as it is.
   """
+  last = nnx.initializers.zeros if silent else nnx.initializers.lecun_normal()
+
   def first(key, shape, *args):
     kernel = nnx.initializers.lecun_normal()(key, (inputs, shape[1]), *args)
     return jnp.pad(kernel, ((0, context), (0, 0)))
 
   return nnx.Dict({
       'hidden': nnx.Linear(inputs + context, projection, kernel_init=first, rngs=rngs),
-      'output': nnx.Linear(projection, values, rngs=rngs)})
-
-
-def heard(config: ModelConfig, mel: MelConfig):
-  """What the steps of a model hear."""
-  return hearing.Residuals(config, mel) if config.prediction == 'spectral' else hearing.Bytes()
+      'output': nnx.Linear(projection, values, kernel_init=last, rngs=rngs)})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class WaveRNN:
-  """The model as functions of parameters and state (the interface of all models).
+  """The model as functions of parameters and state (system.py).
 
-  Parameters are a nested dict of arrays. The state is a dict: `h` BxH,
+  The state is a dict: `h` BxH,
   `sample` B, the last int16 sample, and `index` B, the samples before it.
   """
 
@@ -94,23 +95,13 @@ class WaveRNN:
   mel: MelConfig
 
   @property
-  def context(self) -> int:
-    """Frames before the first and after the last of a block that it depends on."""
-    return conditioning.context(self.config) + 1
+  def timing(self) -> Timing:
+    return Timing(margin=conditioning.margin(self.config) + 1, past=self.hearing.past)
 
   @functools.cached_property
   def hearing(self):
-    return heard(self.config, self.mel)
-
-  @property
-  def past(self) -> int:
-    """Samples before a crop that it takes."""
-    return self.hearing.past
-
-  ahead = 0  # samples after a crop or block that its likelihood takes
-  lanes = 1  # samples of a step; lane s has the samples s, s + lanes, ..
-  delay = 0  # samples by which `sample` is late: its first so many are none of the utterance
-  lag = 0  # frames before the context of a block that `sample` takes on account of that
+    """What its steps hear, and of what their bytes are."""
+    return hearing.build(self.config, self.mel)
 
   def frames(self, samples: int) -> int:
     """Frames F that so many samples from a frame boundary on take, context included."""
@@ -122,12 +113,12 @@ class WaveRNN:
 
   def initial_state(self, batch: int):
     """The state at the start of an utterance: silence."""
-    return self.crop_state(jnp.zeros((batch, self.past), jnp.int16))
+    return self.crop_state(jnp.zeros((batch, self.timing.past), jnp.int16))
 
   def crop_state(self, past_BxN):
     """The state at the start of a crop that `past` samples are known to precede."""
     batch = len(past_BxN)
-    return {'h': jnp.zeros((batch, self.config.units)), 'pcm': past_BxN[:, -self.past:],
+    return {'h': jnp.zeros((batch, self.config.units)), 'pcm': past_BxN[:, -self.timing.past:],
             'index': jnp.zeros((batch,), jnp.uint32)}
 
   def sampling_state(self, batch: int):
@@ -155,10 +146,15 @@ class WaveRNN:
       {'coarse': BxT, 'fine': BxT} in nats/sample, and the state after the last.
     """
     h_TxBxH, heard = self._run(params, state, pcm_BxT, mel_BxFxM)
-    nats = self.byte_nats(params, h_TxBxH, heard.targets, prior=self.priors(params, h_TxBxH, heard))
+    priors = self.priors(params, heard.scale, heard.targets['coarse'])
+    nats = self.byte_nats(params, h_TxBxH, heard.targets, priors=priors)
     return {byte: n.T for byte, n in nats.items()}, {
-        'h': h_TxBxH[-1], 'pcm': jnp.concatenate([state['pcm'], pcm_BxT], axis=1)[:, -self.past:],
-        'index': state['index'] + pcm_BxT.shape[1]}
+        'h': h_TxBxH[-1], **self._heard_of(state, pcm_BxT)}
+
+  def _heard_of(self, state, pcm_BxT):
+    """What a state keeps of the samples before it, after some more."""
+    pcm_BxN = jnp.concatenate([state['pcm'], pcm_BxT], axis=1)
+    return {'pcm': pcm_BxN[:, -self.timing.past:], 'index': state['index'] + pcm_BxT.shape[1]}
 
   def loss(self, params, state, pcm_BxT, mel_BxFxM, burn_in: int = 0, input_noise=None):
     """Means of `nats` over all samples but the first `burn_in`, fast to differentiate.
@@ -174,45 +170,32 @@ class WaveRNN:
     h_TxBxH, heard = self._run(params, state, pcm_BxT, mel_BxFxM, input_noise)
     targets = {byte: t[burn_in:] for byte, t in heard.targets.items()}
     weight_TxB = jnp.ones_like(h_TxBxH[burn_in:, :, 0])
-    prior = {byte: None if p is None else (p[0][burn_in:], p[1])
-             for byte, p in self.priors(params, h_TxBxH, heard).items()}
-    return self.mean_nats(params, h_TxBxH[burn_in:], targets, weight_TxB, prior=prior)
+    scale_TxB = None if heard.scale is None else heard.scale[burn_in:]
+    return self.mean_nats(params, h_TxBxH[burn_in:], targets, weight_TxB,
+                          priors=self.priors(params, scale_TxB, targets['coarse']))
 
   def _run(self, params, state, pcm_BxT, mel_BxFxM, input_noise=None):
     """States TxBxH after each of the given samples, and what was heard of them."""
-    heard = self.hearing.sequence(jnp.concatenate([state['pcm'], pcm_BxT], axis=1), mel_BxFxM)
-    x_TxBxH = conditioning.sample_gates(
-        params['conditioning'], mel_BxFxM, pcm_BxT.shape[1], self.config, self.mel)
-    x_TxBxH = self.add_heard(params, x_TxBxH, heard.previous, heard.current, input_noise)
+    x_TxBxH, heard = self.gate_inputs(params, state, pcm_BxT, mel_BxFxM, input_noise)
     h_TxBxH = cell.scan(self.recurrent(params), x_TxBxH, state['h'].astype(x_TxBxH[0].dtype))
     return h_TxBxH, heard
 
-  def priors(self, params, h_TxBxH, heard):
-    """Of each byte: None, or the slope and the ramp of a Laplace density."""
-    return {byte: self.prior(params, byte, heard, heard.targets['coarse'], y)
-            for byte, y in zip(BYTES, jnp.split(h_TxBxH, 2, -1))}
+  def priors(self, params, scale, coarse):
+    """Slope and ramp of each byte's logits (`hearing.priors`), None without a prediction."""
+    if scale is None:
+      return NO_PRIORS
+    return hearing.priors(params['prior'][0], scale, coarse)
 
-  def prior(self, params, byte, at, coarse=None, y=None):
-    if 'prior' not in params:
-      return None
-    log = params['prior'][0]
-    if len(params['prior']) > 1:
-      log = log + y @ jnp.split(params['prior'][1:], 2)[BYTES.index(byte)]
-    slope = jnp.exp(-log) / (0.7 * at.scale)
-    if byte == 'fine':
-      slope = jnp.where(coarse >= 128, -1, 1) * slope
-    return slope, hearing.RAMPS[byte]
-
-  def byte_nats(self, params, h_TxBxH, targets, context_TxBxC=None, prior=None):
+  def byte_nats(self, params, h_TxBxH, targets, context_TxBxC=None, priors=NO_PRIORS):
     """Nats TxB of each byte's targets TxB after states, with context where there is one."""
     return {byte: likelihood.layer_nats(params['outputs'][byte], y, targets[byte],
-                                        self.config.compute_dtype, prior and prior[byte])
+                                        self.config.compute_dtype, priors[byte])
             for byte, y in zip(BYTES, output_inputs(h_TxBxH, context_TxBxC), strict=True)}
 
-  def mean_nats(self, params, h_TxBxH, targets, weight_TxB, context_TxBxC=None, prior=None):
+  def mean_nats(self, params, h_TxBxH, targets, weight_TxB, context_TxBxC=None, priors=NO_PRIORS):
     """Means of `byte_nats` by weight, fast to differentiate."""
     return {byte: likelihood.mean_nats(params['outputs'][byte], y, targets[byte], weight_TxB,
-                                       self.config.compute_dtype, prior and prior[byte])
+                                       self.config.compute_dtype, priors[byte])
             for byte, y in zip(BYTES, output_inputs(h_TxBxH, context_TxBxC), strict=True)}
 
   def sample(self, params, state, mel_BxFxM, keys_Bx2, temperatures, samples: int,
@@ -239,8 +222,7 @@ class WaveRNN:
     carry = (state['h'], *self.hearing.start(state['pcm'], filters))
     (h, *_), pcm_TxB = self.draws(params, carry, x_TxBxH, uniform_Tx2xB, temperatures,
                                   unroll=unroll, filters=filters, row_T=row_T)
-    pcm_BxN = jnp.concatenate([state['pcm'], pcm_TxB.T], axis=1)
-    return pcm_TxB.T, {'h': h, 'pcm': pcm_BxN[:, -self.past:], 'index': state['index'] + samples}
+    return pcm_TxB.T, {'h': h, **self._heard_of(state, pcm_TxB.T)}
 
   def draws(self, params, carry, x_TxBxH, uniform_Tx2xB, temperatures, context_TxBxC=None,
             live_TxB=None, unroll: int = 1, filters=None, row_T=None):
@@ -259,15 +241,15 @@ class WaveRNN:
     Returns:
       the carry after the last sample, and int16 samples TxB.
     """
-    recurrent = likelihood.loop_product(self.recurrent(params), len(x_TxBxH[0][0]))
+    recurrent = products.loop_product(self.recurrent(params), len(x_TxBxH[0][0]))
     weights_3xKxH = self._heard_weights(params)
-    width = self.hearing.width
 
-    def half(i, h, g_BxG, x, uniform, prior, context=None):
+    def half(i, h, g_BxG, x, uniform, priors, context=None):
       """The coarse (0) or fine (1) units of h_t, and the byte drawn from them."""
       y = cell.part(g_BxG, h, [jnp.split(v, 2, axis=1)[i] for v in x], i, 2)
       logits = likelihood.layer_logits(
-          params['outputs'][BYTES[i]], _beside(y, context), self.config.compute_dtype, prior)
+          params['outputs'][BYTES[i]], _beside(y, context), self.config.compute_dtype,
+          priors[BYTES[i]])
       return y, draw.categorical(logits, uniform, temperatures[i])
 
     def body(carry, at_t):
@@ -276,18 +258,19 @@ class WaveRNN:
       g_BxG = recurrent(h)  # once, for both halves
       at = None if filters is None else jax.tree.map(lambda f: f[row], filters)
       previous, predicted = self.hearing.before(tape, at)
-      x = _add(x, [w[:width] for w in weights_3xKxH], previous)
-      y_coarse, coarse = half(0, h, g_BxG, x, uniform_coarse, self.prior(params, 'coarse', at),
+      x = _add(x, [w[:-1] for w in weights_3xKxH], previous)
+      scale = None if at is None else at.scale
+      y_coarse, coarse = half(0, h, g_BxG, x, uniform_coarse, self.priors(params, scale, 0),
                               context)
-      x = _add(x, [w[width:] for w in weights_3xKxH], self.hearing.current(coarse, at))
-      y_fine, fine = half(1, h, g_BxG, x, uniform_fine, self.prior(params, 'fine', at, coarse))
+      x = _add(x, [w[-1:] for w in weights_3xKxH], hearing.current(coarse))
+      y_fine, fine = half(1, h, g_BxG, x, uniform_fine, self.priors(params, scale, coarse))
       h_new = jnp.concatenate([y_coarse, y_fine], axis=1)
       if live is not None:
         h_new = jnp.where(live[:, None], h_new, h)
         silent = audio.split_bytes(jnp.zeros((), jnp.int16))
         coarse, fine = (jnp.where(live, b, s) for b, s in
                         zip((coarse, fine), silent, strict=True))
-      pcm_B, tape = self.hearing.after(tape, coarse, fine, predicted)
+      pcm_B, tape = self.hearing.after(tape, coarse, fine, predicted, at)
       return (h_new, *tape), pcm_B
 
     return lax.scan(body, carry, (x_TxBxH, uniform_Tx2xB, context_TxBxC, live_TxB, row_T),
@@ -296,7 +279,14 @@ class WaveRNN:
   def recurrent(self, params):
     """R = [R_u, R_r, R_e], HxG, in the type of the products."""
     R_HxG = jnp.concatenate([params['recurrent'][gate] for gate in 'ure'], axis=1)
-    return R_HxG.astype(likelihood.product_dtype(R_HxG, self.config.compute_dtype))
+    return R_HxG.astype(products.product_dtype(R_HxG, self.config.compute_dtype))
+
+  def gate_inputs(self, params, state, pcm_BxT, mel_BxFxM, input_noise=None):
+    """(x_u, x_r, x_e), each TxBxH, of given samples, and what was heard of them."""
+    heard = self.hearing.sequence(jnp.concatenate([state['pcm'], pcm_BxT], axis=1), mel_BxFxM)
+    x_TxBxH = conditioning.sample_gates(
+        params['conditioning'], mel_BxFxM, pcm_BxT.shape[1], self.config, self.mel)
+    return self.add_heard(params, x_TxBxH, heard.previous, heard.current, input_noise), heard
 
   def add_heard(self, params, x_TxBxH, previous_TxBxK, current_TxBxC, input_noise=None):
     """Gate inputs with the contributions of what is heard, and of c_t."""
@@ -308,11 +298,11 @@ class WaveRNN:
         x_TxBxH, self._heard_weights(params), strict=True))
 
   def _heard_weights(self, params):
-    """Weights of what is heard, then of c_t, on each gate, (K+C)xH; c_t's coarse half is zero."""
-    coarse_Cx3xH = jnp.pad(params['coarse'].reshape(-1, 3, self.config.units // 2),
-                           ((0, 0), (0, 0), (self.config.units // 2, 0)))
-    return [jnp.concatenate([previous, coarse_Cx3xH[:, i]]) * self.hearing.gains[:, None]
-            for i, previous in enumerate(jnp.split(params['previous'], 3, axis=1))]
+    """Weights of what is heard, then of c_t, on each gate, (K+1)xH; c_t's coarse half is zero."""
+    coarse_3xH = jnp.pad(params['coarse'], ((0, 0), (self.config.units // 2, 0)))
+    return [jnp.concatenate([previous, coarse[None]]) * self.hearing.gains[:, None].astype(
+        coarse.dtype) for previous, coarse in zip(
+            jnp.split(params['previous'], 3, axis=1), coarse_3xH, strict=True)]
 
 
 def _beside(y, context):

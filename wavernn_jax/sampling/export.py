@@ -85,7 +85,7 @@ import safetensors.numpy
 from wavernn_jax import files, models, pruning
 from wavernn_jax.config import Config, PruningConfig, to_dict
 from wavernn_jax.errors import InputError
-from wavernn_jax.models import wavernn
+from wavernn_jax.models import hearing
 from wavernn_jax.sampling import blocksparse, export_checks
 
 _GATES, _CONTEXT_GATES = 'conditioning.gates.kernel', 'context.gates.kernel'
@@ -113,7 +113,7 @@ class Export:
     """Parameters of the model, or of one part of it ('conditioning'), unpacked."""
     tree = nest({
         name: blocksparse.unpack(tensor).T if is_packed(tensor)
-        else _scale_coarse(name, tensor, 1 / wavernn.COARSE_GAIN)
+        else _scale_coarse(name, tensor, 1 / hearing.COARSE_GAIN)
         for name, tensor in self.tensors.items() if name.startswith(part)})
     return tree[part] if part else tree
 
@@ -134,9 +134,13 @@ def pack(params, masks, config: Config, weights: str = 'bfloat16',
     sparse_only: refuse a model without a single pruned block.
 
   Raises:
-    InputError: unknown type, sizes that blocks do not divide, or an unpruned
-      model with `sparse_only`.
+    InputError: unknown type, sizes that blocks do not divide, an unpruned model with
+      `sparse_only`, or a kind of model that exports do not hold.
   """
+  if config.model.kind == 'wavenet':
+    raise InputError("--mode=export, --engine=cpu: found a model of the kind 'wavenet', expected "
+                     'a WaveRNN; synthesise and evaluate its run with --workdir=RUN and '
+                     '--engine=scan.')
   if weights not in blocksparse.DTYPES:
     raise InputError(f'--weights={weights}: expected one of {list(blocksparse.DTYPES)}.')
   if sparse_only and all(np.all(mask) for mask in jax.tree.leaves(masks)):
@@ -147,7 +151,7 @@ def pack(params, masks, config: Config, weights: str = 'bfloat16',
   for name, leaf in leaves.items():
     leaf = np.asarray(leaf, np.float32)
     tensors[name] = (_pack(name, leaf, flat_masks[name], block, types[name]) if name in types
-                     else _scale_coarse(name, leaf, wavernn.COARSE_GAIN))
+                     else _scale_coarse(name, leaf, hearing.COARSE_GAIN))
   shipped = copy.deepcopy(config)
   shipped.data.dir = shipped.init_from = ''
   count = pruning.count_parameters(params, masks)

@@ -5,8 +5,9 @@ import pathlib
 
 from jax.sharding import NamedSharding, PartitionSpec
 
-from wavernn_jax import backend, data, models
+from wavernn_jax import backend, models
 from wavernn_jax.config import Config
+from wavernn_jax.data import crops as crops_lib
 from wavernn_jax.errors import InputError
 from wavernn_jax.training import (
   checkpoints,
@@ -29,8 +30,8 @@ class Run:
     self._told_to_stop, self.stop = told_to_stop, stopping.stop(told_to_stop, mesh)
     self._replicated = NamedSharding(mesh, PartitionSpec())
     self._split = NamedSharding(mesh, PartitionSpec('data'))
-    self.batches = data.crop_batches(
-        train_set, data.crop_shape(self.model, config.train.crop), config.mel,
+    self.batches = crops_lib.crop_batches(
+        train_set, crops_lib.crop_shape(self.model, config.train.crop), config.mel,
         config.train.batch, config.train.seed, config.data.workers, world.share())
     self.checkpoints = checkpoints.Checkpoints(workdir, config.train.keep,
                                                of_first=world.of_first)

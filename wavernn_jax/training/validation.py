@@ -5,9 +5,10 @@ Both end early, at a block of frames, when the process is told to stop.
 
 import numpy as np
 
-from wavernn_jax import audio, corpus, draw
+from wavernn_jax import audio, draw
 from wavernn_jax.config import Config
-from wavernn_jax.evaluation import evaluate, pictures
+from wavernn_jax.data import corpus
+from wavernn_jax.evaluation import evaluate, metrics, pictures
 from wavernn_jax.sampling import scan
 from wavernn_jax.training import world
 
@@ -67,7 +68,7 @@ class Validation:
       raise _Abandoned
 
   def speak(self, params, journal, step: int) -> None:
-    """Free-running copies of a few valid utterances, for TensorBoard."""
+    """Free-running copies of a few valid utterances: their scalars, sound and pictures."""
     evaluation = self._config.evaluation
     chosen = self._utterances[:evaluation.synthesize]
     if not chosen:
@@ -87,6 +88,8 @@ class Validation:
     mels = [corpus.utterance_mel(u, mel)[:frames] for u in chosen]
     pcms = scan.synthesize(self._sampler, mels, draw.keys(
         self._config.train.seed, range(len(mels))), self._go_on)
+    recordings = [u.read(0, u.samples, mel.sample_rate) for u in chosen]
+    journal.scalars(step, metrics.valid_scalars(recordings, pcms, mel))
     for u, target_FxM, pcm in zip(chosen, mels, pcms, strict=True):
       journal.audio(step, u.name, pcm, mel.sample_rate)
       figure = pictures.spectrogram_pair(

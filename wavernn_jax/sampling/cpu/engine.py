@@ -13,8 +13,9 @@ import os
 import jax
 import numpy as np
 
-from wavernn_jax import audio, backend, corpus, draw
+from wavernn_jax import audio, backend, draw
 from wavernn_jax.config import Config
+from wavernn_jax.data import corpus
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import conditioning, wavernn
 from wavernn_jax.sampling import scan
@@ -69,7 +70,7 @@ class Sampler:
   @property
   def lookahead(self) -> int:
     """Frames after a block that must be known before it is made."""
-    return self.model.context
+    return self.model.timing.margin
 
   @property
   def latency(self) -> float:
@@ -102,11 +103,11 @@ class Sampler:
   def position(self) -> int:
     """Samples from the first frame of `gates` to the first sample of a block."""
     mel = self.model.mel
-    return (self.model.lag + 1) * mel.hop - audio.frame_offset(mel)
+    return (self.model.timing.lag + 1) * mel.hop - audio.frame_offset(mel)
 
   def lane_nats(self, utterances, progress=lambda samples: None):
     """As `evaluation.Evaluator.lane_nats`, in the very arithmetic of the draws."""
-    nats_UxSx2 = np.zeros((len(utterances), self.model.lanes, 2))
+    nats_UxSx2 = np.zeros((len(utterances), self.model.timing.lanes, 2))
     for i, nats_Sx2 in enumerate(self._pool.map(self._nats, utterances)):
       nats_UxSx2[i] = nats_Sx2
       progress(utterances[i].samples)
@@ -118,7 +119,7 @@ class Sampler:
     mel, block, (before, after) = self.model.mel, self.block_frames, scan.around(self)
     pcm_T = utterance.read(0, utterance.samples, mel.sample_rate)
     mel_FxM = corpus.utterance_mel(utterance, mel)
-    blocks = -(-(len(pcm_T) + self.model.delay) // (block * mel.hop))
+    blocks = -(-(len(pcm_T) + self.model.timing.delay) // (block * mel.hop))
     padded = np.full((before + blocks * block + after, mel.bands), audio.mel_floor(mel),
                      np.float32)
     padded[before:before + len(mel_FxM)] = mel_FxM
@@ -145,7 +146,7 @@ class Sampler:
         self.network, self.gates(mel_FxM), self.block_frames * hop, hop, stream_state(state),
         self._options._replace(seed=seed, utterance=utterance), self.position)
     pcm_T = audio.join_bytes(codes_Tx2[:, 0], codes_Tx2[:, 1])
-    return pcm_T, {'h': after.h, 'sample': pcm_T[-1], 'index': np.uint32(after.index % 2**32)}
+    return pcm_T, {'h': after.h, 'pcm': pcm_T[-1:], 'index': np.uint32(after.index % 2**32)}
 
 
 def _cores() -> int:
@@ -156,7 +157,7 @@ def _cores() -> int:
 
 def stream_state(state) -> loop.State:
   """The compiled loop's form of one utterance's state."""
-  coarse, fine = audio.split_bytes(state['sample'])
+  coarse, fine = audio.split_bytes(state['pcm'][-1])
   return loop.State(np.asarray(state['h']), int(coarse), int(fine), int(state['index']))
 
 
