@@ -115,7 +115,7 @@ def test_compiled_code_is_cached_in_the_user_s_folder_if_the_package_is_read_onl
   first = run(tmp_path / '1.npz', names, home, _READ_ONLY)
   again = run(tmp_path / '2.npz', names, home, _READ_ONLY)
   assert (first[f'{names[0]}/hits'], again[f'{names[0]}/hits']) == (0, 1)
-  assert list(tmp_path.rglob('*.nbi'))
+  assert list(tmp_path.rglob('*.nbc'))
   assert again[f'{names[0]}/seconds'] < 0.5 * first[f'{names[0]}/seconds'] < 0.5 * 15
   np.testing.assert_array_equal(first[f'{names[0]}/codes'], again[f'{names[0]}/codes'])
 
@@ -124,7 +124,7 @@ def test_compiled_code_is_cached_in_the_user_s_folder_if_the_package_is_read_onl
 def test_without_any_folder_to_cache_in_it_compiles_anew(tmp_path):
   names = ['float32-16x1-0.3']
   found = run(tmp_path / '1.npz', names, {'HOME': str(tmp_path)}, _NO_CACHE)
-  assert found[f'{names[0]}/hits'] == 0 and not list(tmp_path.rglob('*.nbi'))
+  assert found[f'{names[0]}/hits'] == 0 and not list(tmp_path.rglob('*.nbc'))
   _compare(found, names)
 
 
@@ -185,14 +185,14 @@ def _for_arm(code: str) -> str:
 _TYPES = """
 import sys
 import numpy as np
-from wavernn_jax.sampling.cpu import loop
+from wavernn_jax.sampling.cpu import cache, loop
 
 
 def total(x):
   return x.sum() + len(x)
 
 
-total = loop.cached(total)
+total = cache.cached(total, **loop.OPTIONS)
 print(float(total(np.full(3, 0.25, sys.argv[1]))), sum(total.stats.cache_hits.values()))
 """
 

@@ -8,6 +8,7 @@ spectrogram of another convention out.
 import contextlib
 import dataclasses
 import functools
+import io
 import os
 import re
 import warnings
@@ -24,6 +25,7 @@ from wavernn_jax.config import MelConfig
 from wavernn_jax.errors import InputError
 
 _FULL_SCALE = 32_768
+_RATES = 4_000, 384_000  # Hz, of recordings; others are damaged headers
 _STREAMED_BYTES = 2**31 - 2**16  # programs that write to a pipe put such a length
 _CHUNK_F = 256  # frames that `utterance_log_mel` computes at a time
 
@@ -78,7 +80,8 @@ class AudioFile:
     """Returns mono samples in 16-bit steps: exact int16, otherwise float64."""
     if not 0 <= start <= stop <= self.frames:
       raise ValueError(f'{self.path}: {start}..{stop} is not in 0..{self.frames}')
-    with _decoding(self.path), soundfile.SoundFile(self.path) as file:
+    with _decoding(self.path), soundfile.SoundFile(
+        os.fsencode(self.path)) as file:
       exact = file.subtype == 'PCM_16'
       file.seek(start)
       pcm_TxC = file.read(stop - start, 'int16' if exact else 'float64', always_2d=True)
@@ -99,11 +102,18 @@ def open_audio(path) -> AudioFile:
   """Reads the header of an audio file.
 
   Raises:
-    InputError: if it is unreadable, empty, truncated or gives no length.
+    InputError: if it is no file or unreadable, empty, truncated, or gives no length
+      or a rate that is none.
   """
   path = os.fspath(path)
+  files.check_regular(path, 'a wav or flac file')
   with _decoding(path):
-    info = soundfile.info(path, verbose=True)
+    # As bytes: soundfile encodes no name that is not UTF-8.
+    info = soundfile.info(os.fsencode(path), verbose=True)
+  if not _RATES[0] <= info.samplerate <= _RATES[1]:
+    raise InputError(
+        f'{path}: its header says {info.samplerate} Hz, expected {_RATES[0]} to {_RATES[1]}; '
+        'convert the file again, or correct its header.')
   if info.frames == 0:
     raise InputError(
         f'{path}: holds no samples (or its header says so), expected speech; '
@@ -118,7 +128,21 @@ def open_audio(path) -> AudioFile:
     raise InputError(
         f'{path}: truncated: found {cut[2]} bytes of samples, the header says '
         f'{cut[1]}; copy or convert the file again.')
+  if _contradicts_itself(info):
+    raise InputError(
+        f'{path}: its header contradicts itself (channels, bits and bytes of a sample); '
+        'convert the file again.')
   return AudioFile(path, info.samplerate, info.channels, info.frames)
+
+
+def _contradicts_itself(info) -> bool:
+  """Whether a PCM wav says other sizes than its channels and bits give: libsndfile ignores one."""
+  log = info.extra_info
+  align, bits = (re.search(rf'^ *{name} *: (\d+)', log, re.MULTILINE)
+                 for name in ('Block Align', 'Bit Width'))
+  if not align or not bits or 'WAVE_FORMAT_PCM' not in log:
+    return False
+  return int(align[1]) != info.channels * -(-int(bits[1]) // 8)
 
 
 def read_audio(path, sample_rate: int) -> np.ndarray:
@@ -138,12 +162,14 @@ def write_wav(path, pcm, sample_rate: int) -> None:
   """Writes int16 mono; no reader ever sees an unfinished file.
 
   Raises:
-    InputError: if the folder cannot be written to.
+    InputError: if the folder cannot be written to; `files.DiskFull` if it is full.
   """
   if pcm.dtype != np.int16:
     raise TypeError(f'{path}: expected int16 samples, found {pcm.dtype}')
+  encoded = io.BytesIO()  # libsndfile would only say that writing failed, or not even that
+  soundfile.write(encoded, np.asarray(pcm), sample_rate, 'PCM_16', format='WAV')
   with files.replacing(path) as file:
-    soundfile.write(file, np.asarray(pcm), sample_rate, 'PCM_16', format='WAV')
+    file.write(encoded.getvalue())
 
 
 def _to_int16(pcm, path: str) -> np.ndarray:
@@ -168,28 +194,6 @@ def _decoding(path: str):
 
 
 # Mel spectrograms
-
-
-def check_mel_config(mel: MelConfig) -> None:
-  """Raises InputError, naming all fields that are wrong."""
-  positive = ('sample_rate', 'n_fft', 'window', 'hop', 'bands', 'power', 'clamp')
-  rules = [(getattr(mel, f) > 0, f, 'above 0') for f in positive] + [
-      (mel.n_fft % 2 == 0, 'n_fft', 'even'),
-      (mel.window <= mel.n_fft, 'window', f'at most n_fft = {mel.n_fft}'),
-      (mel.hop <= mel.window, 'hop', f'at most window = {mel.window}'),
-      (mel.center or mel.hop % 2 == 0, 'hop', 'even where center is False'),
-      (0 <= mel.fmin < mel.fmax, 'fmin', f'in 0..fmax = {mel.fmax}'),
-      (mel.fmax <= mel.sample_rate / 2, 'fmax', f'at most {mel.sample_rate / 2} Hz'),
-      (mel.power_floor >= 0, 'power_floor', '0 or above'),
-      (mel.mel_scale in ('slaney', 'htk'), 'mel_scale', "'slaney' or 'htk'"),
-      (mel.mel_norm in ('slaney', 'none'), 'mel_norm', "'slaney' or 'none'"),
-      (mel.log in ('e', '10'), 'log', "'e' or '10'"),
-      (mel.pad_mode in ('reflect', 'constant'), 'pad_mode', "'reflect' or 'constant'"),
-  ]
-  wrong = [f'config.mel.{field}: found {getattr(mel, field)!r}, expected {expected}'
-           for holds, field, expected in rules if not holds]
-  if wrong:
-    raise InputError('; '.join(wrong) + '. Correct the config, or take a mel preset.')
 
 
 def mel_floor(mel: MelConfig) -> float:

@@ -1,33 +1,66 @@
-"""Files that appear complete or not at all."""
+"""Files that appear complete or not at all; what may be read; folders of one's own."""
 
 import contextlib
+import errno
 import fcntl
+import grp
 import os
 import pathlib
+import pwd
 import secrets
+import stat
+import tempfile
+import time
+import warnings
 
 from wavernn_jax.errors import InputError
 
 _UNFINISHED = '.wavernn-tmp'
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_TURN_SECONDS = 120  # for which a turn waits for another process
+_POLL_SECONDS = 0.05
+
+
+class DiskFull(InputError):
+  """A file could not be written, and no other one there can be."""
 
 
 @contextlib.contextmanager
 def replacing(path):
-  """Gives a binary file that takes the name `path` once it is complete."""
+  """Gives a binary file that takes the name `path` once it is complete.
+
+  Raises:
+    InputError: if it cannot be written, or `path` is a device, a pipe or a folder.
+    DiskFull: if no space is left.
+  """
   path = pathlib.Path(path)
+  check_regular(path, 'a file that can be replaced, or a name that is free')
   # Told apart also from those of other hosts that write here.
   temporary = path.with_name(f'.{path.name}.{secrets.token_hex(4)}{_UNFINISHED}')
   try:
     with open(temporary, 'wb') as file:
       yield file
+      file.flush()
+      os.fsync(file.fileno())
     os.replace(temporary, path)
+    sync_folder(path.parent)
   except OSError as e:
-    raise InputError(
-        f'{path}: cannot be written ({e.strerror or e}); give an existing folder that '
-        'you may write to, with space left.') from e
+    kind = DiskFull if e.errno in _FULL else InputError
+    raise kind(f'{path}: cannot be written ({e.strerror or e}); give an existing folder that '
+               'you may write to, with space left.') from e
   finally:
     with contextlib.suppress(OSError):
       temporary.unlink()
+
+
+def sync_folder(folder) -> None:
+  """Has the names in a folder reach the disk, where its file system can do that."""
+  with contextlib.suppress(OSError):
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+      os.fsync(descriptor)
+    finally:
+      os.close(descriptor)
 
 
 def remove_unfinished(folder, suffix: str) -> None:
@@ -52,13 +85,117 @@ def lock(path, problem: str):
 
 
 @contextlib.contextmanager
-def turn(path):
-  """Waits until no other process is in its turn; without a lock where none can be written."""
+def turn(name: str, seconds: float = _TURN_SECONDS):
+  """Waits until no other process of this user is in its turn of that name.
+
+  After so many seconds, or where no folder is this user's alone, it waits no more.
+  """
   with contextlib.ExitStack() as stack:
     with contextlib.suppress(OSError):
-      file = stack.enter_context(open(path, 'a'))
-      fcntl.flock(file, fcntl.LOCK_EX)
+      descriptor = os.open(private_folder() / f'{name}.lock',
+                           os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+      stack.callback(os.close, descriptor)
+      _lock_within(descriptor, seconds)
     yield
+
+
+def _lock_within(descriptor: int, seconds: float) -> None:
+  end = time.monotonic() + seconds
+  while True:
+    try:
+      return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      if time.monotonic() > end:
+        raise
+      time.sleep(_POLL_SECONDS)
+
+
+def private_folder() -> pathlib.Path:
+  """A folder of this user on this host, which no other may read or write.
+
+  Raises:
+    PermissionError: if somebody else holds its name.
+  """
+  folder = pathlib.Path(tempfile.gettempdir()) / f'wavernn-{os.geteuid()}'
+  folder.mkdir(mode=0o700, exist_ok=True)
+  found = folder.lstat()
+  if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+    raise PermissionError(errno.EPERM, 'is not private', str(folder))
+  return folder
+
+
+def others_may_write(path, trusted=()) -> bool:
+  """Whether another user, but root and those of the ids in `trusted`, may replace a path.
+
+  A group of the same name as its user is that user's own.
+  """
+  path = pathlib.Path(path).resolve()
+  users = {0, os.geteuid(), *trusted}
+  return (_open_to_others(path.stat(), users, sticky=False)
+          or any(_open_to_others(p.stat(), users, sticky=True) for p in path.parents))
+
+
+def _open_to_others(found: os.stat_result, users, sticky: bool) -> bool:
+  """`sticky`: whether it is enough that nobody can rename what another owns."""
+  if found.st_uid not in users:
+    return True
+  if sticky and found.st_mode & stat.S_ISVTX:
+    return False
+  shared = found.st_mode & stat.S_IWGRP and not _own_group(found.st_gid, users)
+  return bool(found.st_mode & stat.S_IWOTH or shared)
+
+
+def _own_group(group: int, users) -> bool:
+  with contextlib.suppress(KeyError):
+    return any(grp.getgrgid(group).gr_name == pwd.getpwuid(user).pw_name for user in users)
+  return False
+
+
+def check_regular(path, expected: str) -> None:
+  """Raises InputError if a path leads to a folder, a device or a pipe: opening may not end."""
+  with contextlib.suppress(OSError):  # whoever opens it says so
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+      raise InputError(f'{path}: found {_kind(mode)}, expected {expected}.')
+
+
+def _kind(mode: int) -> str:
+  kinds = ((stat.S_ISDIR, 'a folder'), (stat.S_ISFIFO, 'a named pipe'),
+           (stat.S_ISSOCK, 'a socket'))
+  return next((name for is_kind, name in kinds if is_kind(mode)), 'a device')
+
+
+def walk(folder) -> list[pathlib.Path]:
+  """All files below a folder, sorted; through linked folders too, into each folder once.
+
+  Files that are there without links have the same paths as without them. A folder
+  that cannot be read is left out with a UserWarning.
+  """
+  found, visited, links = [], set(), [pathlib.Path(folder)]
+  while links:
+    waiting, links = links, []
+    for start in waiting:
+      for path in _walk_unlinked(start, visited):
+        (links if path.is_symlink() and path.is_dir() else found).append(path)
+  return sorted(found)
+
+
+def _walk_unlinked(start: pathlib.Path, visited: set):
+  """The files, and links to folders, below a folder that was not visited."""
+  def tell(error):
+    warnings.warn(f'{error.filename}: cannot be read ({error.strerror}) and is left out.',
+                  stacklevel=3)
+
+  for parent, folders, names in os.walk(start, onerror=tell):
+    status = os.stat(parent)
+    if (status.st_dev, status.st_ino) in visited:
+      folders.clear()
+      continue
+    visited.add((status.st_dev, status.st_ino))
+    parent = pathlib.Path(parent)
+    folders.sort()
+    yield from (parent / name for name in names)
+    yield from (parent / name for name in folders if (parent / name).is_symlink())
 
 
 def write_text(path, text: str) -> None:

@@ -1,18 +1,20 @@
 """Which audio files there are, how they are split, and whether they are usable."""
 
+import collections
 import concurrent.futures
 import dataclasses
 import functools
 import hashlib
+import itertools
 import os
 import pathlib
 import warnings
 
 import numpy as np
 
-from wavernn_jax import audio
+from wavernn_jax import audio, files as files_lib
 from wavernn_jax.config import DataConfig, MelConfig
-from wavernn_jax.data import mel_files
+from wavernn_jax.data import fingerprint, mel_files
 from wavernn_jax.errors import InputError
 
 SPLITS = ('train', 'valid', 'test')
@@ -29,6 +31,7 @@ class Utterance:
   digest: bytes  # of the decoded samples; empty when files were not checked
   pcm: np.ndarray | None = None
   mel_FxM: np.ndarray | None = None  # of the .npy beside it, config.data.mels='paired'
+  fingerprint: np.ndarray | None = None  # of fingerprint.py, where files were checked
 
   @property
   def path(self) -> pathlib.Path:
@@ -36,7 +39,8 @@ class Utterance:
 
   @property
   def name(self) -> str:
-    return self.path.stem
+    """The stem, with \\x.. for what is not UTF-8."""
+    return os.fsencode(self.path.stem).decode(errors='backslashreplace')
 
   def read(self, start: int, stop: int, sample_rate: int) -> np.ndarray:
     """Samples start..stop, int16, at the given rate."""
@@ -64,7 +68,7 @@ def utterance_mel(utterance: Utterance, mel: MelConfig) -> np.ndarray:
 
 
 def find_audio(folder) -> list[pathlib.Path]:
-  """All wav and flac files below a folder, sorted by name.
+  """All wav and flac files below a folder, sorted by name; see `files.walk`.
 
   Raises:
     InputError: if the folder does not exist or holds none.
@@ -73,8 +77,8 @@ def find_audio(folder) -> list[pathlib.Path]:
   if not folder.is_dir():
     raise InputError(f'{folder}: no such folder; expected one with wav or flac files '
                      '(--config.data.dir or --input).')
-  paths = sorted(p for p in folder.rglob('*')
-                 if p.suffix.lower() in AUDIO_SUFFIXES and not p.name.startswith('.'))
+  paths = [p for p in files_lib.walk(folder)
+           if p.suffix.lower() in AUDIO_SUFFIXES and not p.name.startswith('.')]
   if not paths:
     raise InputError(f'{folder}: no audio found, expected wav or flac files in it or '
                      'below; set --config.data.dir to the folder of your recordings.')
@@ -108,7 +112,8 @@ def _hash_split(paths, root, config: DataConfig):
                      f'{len(SPLITS)} to split into train, valid and test.')
   def position(path):
     name = path.relative_to(root).with_suffix('').as_posix()
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) / 2**64
+    digest = hashlib.blake2b(os.fsencode(name), digest_size=8).digest()
+    return int.from_bytes(digest) / 2**64
   ranked = sorted(paths, key=position)
   test = sum(position(p) < config.test_fraction for p in paths)
   valid = sum(position(p) < config.test_fraction + config.valid_fraction for p in paths)
@@ -191,7 +196,7 @@ def _load(path, config: DataConfig, mel: MelConfig, min_samples: int, keep_pcm: 
   """An Utterance, or a string that says what is wrong with the file."""
   try:
     file = audio.open_audio(path)
-    pcm, digest, samples = None, b'', _samples(file, mel)
+    pcm, digest, signs, samples = None, b'', None, _samples(file, mel)
     if samples < min_samples:
       return (f'{path}: too short: found {samples} samples, expected at least '
               f'{min_samples}; remove or join it with others.')
@@ -200,12 +205,16 @@ def _load(path, config: DataConfig, mel: MelConfig, min_samples: int, keep_pcm: 
       digest, samples = hashlib.blake2b(pcm.tobytes(), digest_size=16).digest(), len(pcm)
       if int(pcm.max()) - int(pcm.min()) <= _SILENT_RANGE:
         return f'{path}: silent (samples within {pcm.min()}..{pcm.max()}); remove it.'
+    if config.check:
+      signs = fingerprint.fingerprint(pcm, mel.sample_rate)
     mel_FxM = None
     if config.mels == 'paired':
       mel_FxM = read_paired_mel(pathlib.Path(path).with_suffix('.npy'), samples, mel)
   except InputError as error:
     return str(error)
-  return Utterance(file, samples, digest, pcm if keep_pcm else None, mel_FxM)
+  except Exception as error:  # a damaged file makes readers raise nearly anything
+    return f'{path}: cannot be read ({type(error).__name__}: {error}).'
+  return Utterance(file, samples, digest, pcm if keep_pcm else None, mel_FxM, signs)
 
 
 def read_paired_mel(path, samples: int, mel: MelConfig) -> np.ndarray:
@@ -243,15 +252,43 @@ def _report(problems, total: int, skip_bad: bool) -> None:
 
 
 def check_disjoint(splits: dict[str, list[Utterance]]) -> None:
-  """Raises InputError if two splits share a file, by content, whatever its name."""
-  owner = {}
-  shared = []
+  """Raises InputError, naming all of them, if recordings stand in two splits.
+
+  By content, whatever their names: the same samples, or, of files that were
+  checked, the same sound with another gain, other ends or another sample rate.
+  """
+  same = _same_samples(splits)
+  alike = [line for a, b in itertools.combinations(splits, 2)
+           for line in _alike(splits, a, b)]
+  problems = []
+  if same:
+    problems.append(f'{len(same)} files stand in two splits with the same samples:\n'
+                    f'{listed(same)}')
+  if alike:
+    problems.append(f'{len(alike)} files sound the same in two splits but for gain, ends or '
+                    f'sample rate (compared unless --config.data.check=false):\n'
+                    f'{listed(alike)}')
+  if problems:
+    raise InputError('\n'.join(problems) + '\nRemove them from one: a likelihood on heard '
+                     'speech measures nothing.')
+
+
+def _same_samples(splits) -> list[str]:
+  """Lines that name recordings which are in several splits sample by sample."""
+  places = collections.defaultdict(list)
   for split, utterances in splits.items():
     for u in utterances:
-      other, path = owner.setdefault(u.digest or u.path.resolve(), (split, u.path))
-      if other != split:
-        shared.append(f'{path} ({other}) = {u.path} ({split})')
-  if shared:
-    raise InputError(f'{len(shared)} files stand in two splits with the same samples:\n'
-                     f'{listed(shared)}\nRemove them from one: a likelihood on heard '
-                     'speech measures nothing.')
+      places[u.digest or u.path.resolve()].append((split, u.path))
+  return [' = '.join(f'{path} ({split})' for split, path in found)
+          for found in places.values() if len({split for split, _ in found}) > 1]
+
+
+def _alike(splits, a: str, b: str) -> list[str]:
+  """Lines that name recordings of split a and b that sound the same but are not."""
+  heard = {split: [u for u in splits[split] if u.fingerprint is not None] for split in (a, b)}
+  prints = {split: [u.fingerprint for u in heard[split]] for split in (a, b)}
+  pairs = set(fingerprint.find_copies(prints[a], prints[b]))
+  # Of files with many copies `find_copies` gives some: from either side none is left out.
+  pairs |= {(i, j) for j, i in fingerprint.find_copies(prints[b], prints[a])}
+  return [f'{heard[a][i].path} ({a}) = {heard[b][j].path} ({b})' for i, j in sorted(pairs)
+          if heard[a][i].digest != heard[b][j].digest]

@@ -7,6 +7,8 @@ are refused.
 
 import dataclasses
 import json
+import math
+import os
 import pathlib
 
 import numpy as np
@@ -74,23 +76,46 @@ def read_mel(path, mel: MelConfig, slack: float = 1e-3) -> np.ndarray:
     if sidecar.exists():
       _check_sidecar(sidecar, mel)
       break
+  files.check_regular(path, 'a .npy file')
   try:
     with open(path, 'rb') as file:
-      array = np.lib.format.read_array(file, allow_pickle=False)
-  except (OSError, ValueError, EOFError) as e:
-    raise InputError(f'{path}: cannot be read as a mel spectrogram ({e}); expected a '
-                     '.npy file of floats, without pickled objects.') from e
+      array = _read_floats(file)
+  # numpy evaluates the header: a damaged one raises nearly anything.
+  except Exception as e:
+    raise InputError(f'{path}: cannot be read as a mel spectrogram ({_one_line(e)}); expected '
+                     'a .npy file of floats, without pickled objects.') from e
   return check_mel(array, mel, str(path), slack)
 
 
+def _read_floats(file) -> np.ndarray:
+  """As numpy's reader; the size that the header says is compared before memory is taken."""
+  version = np.lib.format.read_magic(file)
+  read_header = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+      version, np.lib.format.read_array_header_2_0)
+  shape, _, dtype = read_header(file)
+  expected, found = math.prod(shape) * dtype.itemsize, os.fstat(file.fileno()).st_size - file.tell()
+  if dtype.hasobject or expected > found or min(shape, default=0) < 0:
+    raise ValueError(f'{found} bytes for {dtype} of shape {shape}')
+  file.seek(0)
+  return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _one_line(error: Exception) -> str:
+  reason = str(error).strip().split('\n')[0][:200]
+  return reason or type(error).__name__
+
+
 def _check_sidecar(path: pathlib.Path, mel: MelConfig) -> None:
+  files.check_regular(path, 'a JSON file')
   try:
-    found = dict(json.loads(path.read_text()))
-  except (OSError, ValueError, TypeError) as e:
-    raise InputError(f'{path}: cannot be read ({e}); expected a JSON object with the '
+    found = json.loads(path.read_text('utf-8'))
+    if not isinstance(found, dict):
+      raise ValueError(f'found {type(found).__name__}')
+  except (OSError, ValueError, RecursionError) as e:
+    raise InputError(f'{path}: cannot be read ({_one_line(e)}); expected a JSON object with the '
                      'fields of MelConfig: correct or remove it.') from e
   expected = dataclasses.asdict(mel)
-  differing = [f'{field} (found {found.get(field)!r}, expected {expected.get(field)!r})'
+  differing = [f'{field} (found {found.get(field)!r:.80}, expected {expected.get(field)!r})'
                for field in dict(expected, **found)
                if field != 'name' and found.get(field) != expected.get(field)]
   if differing:

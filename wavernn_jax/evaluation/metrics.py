@@ -9,9 +9,6 @@ frame, shorter than one analysis window) is NaN, and `average` makes it null.
 from collections.abc import Iterable
 import functools
 import math
-import os
-import pathlib
-import tempfile
 
 import librosa
 import numpy as np
@@ -107,7 +104,7 @@ def _compile_pyin():
 
   Processes that fill it at once may load each other's code and crash.
   """
-  with files.turn(pathlib.Path(tempfile.gettempdir()) / f'wavernn-pyin-{os.getuid()}.lock'):
+  with files.turn('pyin'):
     _pyin(np.zeros(2 * PITCH_FRAME))
 
 

@@ -5,8 +5,10 @@ So that this cannot mix two models or two seeds, the output folder holds a recor
 of what its audio was made with, `synthesis.json`, and others are refused.
 """
 
+import codecs
 import dataclasses
 import json
+import os
 import pathlib
 import time
 
@@ -32,7 +34,7 @@ def find_inputs(path) -> dict[str, pathlib.Path]:
   if path.suffix.lower() != '.txt' or not path.is_file():
     return sources_lib.find_sources(path)
   inputs = {}
-  for number, line in enumerate(path.read_text().splitlines(), 1):
+  for number, line in enumerate(_lines(path), 1):
     file, _, name = line.partition('\t')
     if not file.strip():
       continue
@@ -47,6 +49,19 @@ def find_inputs(path) -> dict[str, pathlib.Path]:
   if not inputs:
     raise InputError(f'--input={path}: lists no input; expected a path in each line.')
   return inputs
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+  """The lines of a manifest in UTF-8; names that are not UTF-8 as they are."""
+  try:
+    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+  except OSError as error:
+    raise InputError(f'--input={path}: cannot be read ({error.strerror}); give a text file '
+                     'that you may read.') from error
+  if b'\0' in data:
+    raise InputError(f'--input={path}: found bytes 0, as in UTF-16, expected a path in each '
+                     'line; save it as UTF-8.')
+  return os.fsdecode(data).splitlines()
 
 
 def synthesize(inputs: dict[str, pathlib.Path], output, open_sampler, mel: MelConfig,
@@ -79,20 +94,20 @@ def synthesize(inputs: dict[str, pathlib.Path], output, open_sampler, mel: MelCo
   with files.lock(output / '.lock', f'--output={output}: another process writes there'):
     _check_record(output, inputs, record, overwrite)
     files.remove_unfinished(output, '.wav')
-    waiting = [name for name in inputs if not _wav(output, name).exists()]
+    waiting = [name for name in inputs if not os.path.exists(_wav(output, name))]
     job = ChunkSynthesis(open_sampler, mel, output, seed, min(batch, len(inputs)))
     totals = dict.fromkeys(('audio_seconds', 'seconds', 'compile_seconds'), 0.0)
     failed, engine = {}, record['engine']
     for outcome in executor.run(job, _chunks(inputs, waiting, _CHUNK * batch)):
       if outcome.problem:
         failed |= {name: outcome.problem for name, _ in outcome.job.inputs
-                   if not _wav(output, name).exists()}
+                   if not os.path.exists(_wav(output, name))}
         continue
       failed |= outcome.value['failed']
       engine = outcome.value['engine'] or engine
       totals = {name: total + outcome.value[name] for name, total in totals.items()}
     files.remove_unfinished(output, '.wav')
-  done = sum(_wav(output, name).exists() for name in waiting)
+  done = sum(os.path.exists(_wav(output, name)) for name in waiting)
   factor = totals['audio_seconds'] / totals['seconds'] if totals['seconds'] else None
   return {'engine': engine, 'files': done, 'skipped': len(inputs) - len(waiting),
           'failed': failed, **totals, 'realtime_factor': factor}
@@ -113,26 +128,46 @@ class ChunkSynthesis:
     self._open_sampler, self._mel, self._output = open_sampler, mel, output
     self._seed, self._batch = seed, batch
     self._engine, self._sampler = '', None
+    self._full = ''  # why nothing more can be written
 
   def __call__(self, chunk: Chunk) -> dict:
-    sources, failed = [], {}
-    for name, path in chunk.inputs:
-      if _wav(self._output, name).exists():  # by an attempt that ended early
-        continue
-      try:
-        sources.append(sources_lib.load_source(name, path, self._mel))
-      except (InputError, OSError, ValueError) as error:
-        failed[name] = str(error)
+    sources, failed = self._read(self._missing(chunk))
     compile_seconds = self._open() if sources else 0.0
     start, samples = time.perf_counter(), 0
     pairs = sources_lib.synthesize(
         self._sampler, sources, self._seed, self._batch, chunk.title) if sources else ()
     for source, pcm in pairs:
-      audio.write_wav(_wav(self._output, source.name), pcm, self._mel.sample_rate)
-      samples += len(pcm)
+      try:
+        audio.write_wav(_wav(self._output, source.name), pcm, self._mel.sample_rate)
+      except files.DiskFull as error:
+        self._full = str(error)
+        break
+      except InputError as error:
+        failed[source.name] = str(error)
+      else:
+        samples += len(pcm)
+    if self._full:
+      failed = dict.fromkeys((name for name, _ in self._missing(chunk)), self._full) | failed
     return {'engine': self._engine, 'failed': failed, 'compile_seconds': compile_seconds,
             'audio_seconds': samples / self._mel.sample_rate,
             'seconds': time.perf_counter() - start if sources else 0.0}
+
+  def _missing(self, chunk: Chunk) -> list:
+    """Inputs that an attempt which ended early has not done."""
+    return [(name, path) for name, path in chunk.inputs
+            if not os.path.exists(_wav(self._output, name))]
+
+  def _read(self, inputs) -> tuple[list[sources_lib.Source], dict[str, str]]:
+    """Sources, and why others are none; none of either once the disk is full."""
+    sources, failed = [], {}
+    for name, path in inputs if not self._full else ():
+      try:
+        sources.append(sources_lib.load_source(name, path, self._mel))
+      except InputError as error:
+        failed[name] = str(error)
+      except Exception as error:  # a damaged file makes readers raise nearly anything
+        failed[name] = f'{path}: cannot be read ({type(error).__name__}: {error}).'
+    return sources, failed
 
   def _open(self) -> float:
     """Seconds that it takes to make the sampler ready, which is done once."""
@@ -162,9 +197,9 @@ def _make_folders(output: pathlib.Path, inputs) -> None:
 
 def _check_record(output: pathlib.Path, inputs, record: dict, overwrite: bool) -> None:
   """Makes the folder one of these settings, or finds that it is."""
-  present = [name for name in inputs if _wav(output, name).exists()]
+  present = [name for name in inputs if os.path.exists(_wav(output, name))]
   for name in present:
-    if inputs[name].exists() and _wav(output, name).samefile(inputs[name]):
+    if os.path.exists(inputs[name]) and _wav(output, name).samefile(inputs[name]):
       raise InputError(f'--output={output}: {inputs[name]} itself would be written; give another '
                        'folder.')
   if overwrite:
@@ -192,7 +227,7 @@ def _chunks(inputs, names, size: int) -> list[Chunk]:
   """Inputs of similar size together: a batch takes as long as its longest."""
   def order(name):
     path = inputs[name]
-    return path.suffix.lower(), -path.stat().st_size if path.exists() else 0, name
+    return path.suffix.lower(), -os.path.getsize(path) if os.path.exists(path) else 0, name
   names = sorted(names, key=order)
   starts = range(0, len(names), size)
   return [Chunk(tuple((name, inputs[name]) for name in names[start:start + size]),

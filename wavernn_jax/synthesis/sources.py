@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 import zlib
 
 import numpy as np
 import tqdm
 
-from wavernn_jax import audio, draw
+from wavernn_jax import audio, draw, files
 from wavernn_jax.config import MelConfig
 from wavernn_jax.data import corpus, mel_files
 from wavernn_jax.errors import InputError
@@ -26,7 +27,7 @@ class Source:
   @property
   def utterance(self) -> int:
     """The utterance of `draw.keys`: a function of the name alone."""
-    return zlib.crc32(self.name.encode())
+    return zlib.crc32(os.fsencode(self.name))
 
 
 def find_sources(path) -> dict[str, pathlib.Path]:
@@ -38,12 +39,13 @@ def find_sources(path) -> dict[str, pathlib.Path]:
     InputError: if there is nothing to synthesise.
   """
   path = pathlib.Path(path)
-  if path.is_file():
+  if path.exists() and not path.is_dir():
+    files.check_regular(path, 'a recording, a .npy mel, a manifest or a folder')
     return {path.stem: path}
   if not path.is_dir():
     raise InputError(f'--input={path}: no such file or folder; expected wav or flac '
                      'recordings or .npy mels.')
-  found = [p for p in sorted(path.rglob('*'))
+  found = [p for p in files.walk(path)
            if p.suffix.lower() in (*corpus.AUDIO_SUFFIXES, '.npy') and not p.name.startswith('.')]
   found.sort(key=lambda p: p.suffix.lower() == '.npy')  # .npy last: it wins
   if not found:

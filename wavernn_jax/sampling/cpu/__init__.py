@@ -8,6 +8,7 @@
   kernels.py      products with packed matrices
   layout.py       packed matrices in the order in which a step reads them
   simd.py         vectors of 16 numbers in numba functions
+  cache.py        compiled code on disk
 """
 
 from wavernn_jax.sampling.cpu.engine import Sampler, fits

@@ -6,15 +6,12 @@ all state is in `State`: a stream cut anywhere gives the samples of one call.
 """
 
 import concurrent.futures
-import pathlib
 import typing
-import zlib
 
 import numba
 import numpy as np
 
-from wavernn_jax import files
-from wavernn_jax.sampling.cpu import layout, random, simd, step
+from wavernn_jax.sampling.cpu import cache, layout, random, simd, step
 from wavernn_jax.sampling.cpu.simd import splat
 
 LANES, LEVELS = 16, 256
@@ -218,37 +215,6 @@ def _byte(head, limit, s, now, side, word, temperature, out, place):
   return code
 
 
-def cached(function):
-  """The function compiled, cached on disk for as long as this folder's code stays the same.
-
-  To see whether what it has cached is stale numba looks at the function's own file,
-  not at what it calls, and only after it has opened the cache, which fails where a
-  type has gone. So the checksum of all the code is part of the name it is cached by.
-  """
-  code = b''.join(p.read_bytes() for p in sorted(pathlib.Path(__file__).parent.glob('*.py')))
-  function.__qualname__ += f'_{zlib.crc32(code):08x}'
-  try:
-    compiled = numba.njit(cache=True, **OPTIONS)(function)
-  except RuntimeError:  # neither the package nor the home folder is writable
-    return numba.njit(**OPTIONS)(function)
-  _take_turns(compiled._cache._cache_file)
-  return compiled
-
-
-def _take_turns(cache_file):
-  """Lets one process at a time read or write a cache.
-
-  numba looks for a free file name and takes it in two steps: of two processes that
-  compile for different types at once each could load what the other has compiled.
-  """
-  def in_turn(method):
-    def call(*args):
-      with files.turn(pathlib.Path(cache_file._cache_path) / f'.{cache_file._index_name}.lock'):
-        return method(*args)
-    return call
-  cache_file.load, cache_file.save = in_turn(cache_file.load), in_turn(cache_file.save)
-
-
 _loop = numba.njit(**OPTIONS)(_run)
 
 
@@ -258,4 +224,4 @@ def _cached_run(network, memory, frames, hop, position, coarse, fine, index, key
         coarse_temperature, fine_temperature, codes, forced, nats, logits)
 
 
-run = cached(_cached_run)
+run = cache.cached(_cached_run, **OPTIONS)

@@ -5,6 +5,7 @@ installed instead; the launch goes through the driver, which every machine with
 a GPU has. Both are called by ctypes.
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import functools
@@ -12,6 +13,7 @@ import glob
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +21,7 @@ import threading
 
 SOURCE = pathlib.Path(__file__).with_name('persistent.cu')
 OLDEST = 80  # compute capability × 10: reductions over a warp in one instruction
+COMPILER_SECONDS = 300  # it takes about ten
 _SHARED_ATTRIBUTE, _PROCESSORS, _SHARED_BYTES = 8, 16, 97
 _MAJOR, _MINOR = 75, 76
 
@@ -109,37 +112,65 @@ class Driver:
 def compile_source(macros: tuple[tuple[str, int], ...], capability: int) -> bytes:
   """Machine code of persistent.cu.
 
+  The compiler runs in a process of its own, which may crash, and ends after a time.
+
   Args:
     macros: (name, value) of what the source leaves open.
     capability: of the GPU, major · 10 + minor.
 
   Raises:
-    CudaError: if there is no compiler, or it refuses the source.
+    CudaError: if there is no compiler, it refuses the source, crashes or hangs.
   """
   options = ['-std=c++17', *(f'-D{name}={value}' for name, value in macros)]
-  library = nvrtc()
-  if library:
-    return _compile_nvrtc(library, [f'--gpu-architecture=sm_{capability}', *options])
-  nvcc = shutil.which('nvcc')
-  if not nvcc:
+  library, nvcc = nvrtc(), shutil.which('nvcc')
+  if not library and not nvcc:
     raise CudaError('neither NVRTC nor nvcc is found; `pip install nvidia-cuda-nvrtc` (for CUDA '
                     '12: nvidia-cuda-nvrtc-cu12) brings one')
   with tempfile.TemporaryDirectory() as folder:
     image = pathlib.Path(folder) / 'kernel.cubin'
-    done = subprocess.run([nvcc, '-cubin', f'-arch=sm_{capability}', *options, '-o', str(image),
-                           str(SOURCE)], capture_output=True, text=True, check=False)
-    if done.returncode:
-      raise CudaError(f'nvcc: {done.stderr.strip()[:500]}')
-    return image.read_bytes()
+    if library:
+      _run_compiler('NVRTC', [sys.executable, '-I', __file__, library, str(image),
+                              f'--gpu-architecture=sm_{capability}', *options])
+    else:
+      _run_compiler('nvcc', [nvcc, '-cubin', f'-arch=sm_{capability}', *options, '-o', str(image),
+                             str(SOURCE)])
+    try:
+      return image.read_bytes()
+    except OSError as error:
+      raise CudaError(f'the compiler wrote no {image.name} ({error.strerror})') from error
 
 
-def nvrtc():
+def _run_compiler(name: str, command: list[str]) -> None:
+  """Runs a compiler; one that does not end is killed, with the processes that it started."""
+  try:
+    # A session of its own, so that what it starts ends with it and not with Ctrl-C.
+    compiler = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                stderr=subprocess.PIPE, text=True, errors='replace',
+                                start_new_session=True)
+  except OSError as error:
+    raise CudaError(f'{name}: {command[0]} cannot be run ({error.strerror})') from error
+  try:
+    _, errors = compiler.communicate(timeout=COMPILER_SECONDS)
+  except BaseException as error:
+    with compiler, contextlib.suppress(ProcessLookupError):
+      os.killpg(compiler.pid, signal.SIGKILL)
+    if not isinstance(error, subprocess.TimeoutExpired):
+      raise
+    raise CudaError(f'{name} has not ended within {COMPILER_SECONDS} s and was stopped') from error
+  if compiler.returncode:
+    ended = (f'ended by signal {-compiler.returncode}' if compiler.returncode < 0
+             else f'status {compiler.returncode}')
+    raise CudaError(f'{name}: {errors.strip()[:500] or ended}')
+
+
+def nvrtc() -> str | None:
   """The NVRTC library, from JAX's wheels or the system; None if there is none."""
   wheels = [path for folder in sys.path for path in glob.glob(
       os.path.join(folder, 'nvidia', '*', 'lib', 'libnvrtc.so.1[23]'))]
   for name in (*wheels, 'libnvrtc.so.13', 'libnvrtc.so.12'):
     try:
-      return ctypes.CDLL(name)
+      ctypes.CDLL(name)
+      return name
     except OSError:
       continue
   return None
@@ -170,3 +201,10 @@ def _compile_nvrtc(nvrtc, options) -> bytes:
     return read('nvrtcGetCUBIN')
   finally:
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+if __name__ == '__main__':  # the process in which NVRTC compiles: library, image, options
+  try:
+    pathlib.Path(sys.argv[2]).write_bytes(_compile_nvrtc(ctypes.CDLL(sys.argv[1]), sys.argv[3:]))
+  except (CudaError, OSError) as failure:
+    sys.exit(str(failure))
