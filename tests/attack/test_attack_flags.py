@@ -1,6 +1,5 @@
 """Values of flags that cannot be: each refused before anything is written or computed."""
 
-import itertools
 import json
 import os
 
@@ -45,18 +44,19 @@ OTHERS = (
     '--mode=synthesize', '--mode=synthesize --num_processes=2', '--workdir=FOLDER/x')
 
 
-def lines(folder) -> list[list[str]]:
-  """Command lines, arguments of launch.py."""
-  train = ['--mode=train', '--config=experiments/configs/dense.py:tiny',
-           f'--config.data.dir={DEMO}', '--workdir=FOLDER/run']
+TRAIN = ['--mode=train', '--config=experiments/configs/dense.py:tiny',
+         f'--config.data.dir={DEMO}', '--workdir=FOLDER/run']
+
+
+def lines() -> list[tuple[list[str], str]]:
+  """Command lines, arguments of launch.py, and what the error must name."""
   synthesize = {'model': str(MODEL), 'input': str(DEMO / 'test'), 'output': 'FOLDER/out'}
-  found = [[*train, f'--config.{field}={value}'] for field in CONFIG
+  found = [([*TRAIN, f'--config.{field}={value}'], field) for field in CONFIG
            for value in sorted(CONFIG[field])]
-  found += [['--mode=synthesize', *(f'--{k}={v}' for k, v in (synthesize | {name: value}).items())]
+  found += [(['--mode=synthesize', *(f'--{k}={v}' for k, v in (
+      synthesize | {name: value}).items())], value if name in synthesize and value else name)
             for name in SYNTHESIZE for value in sorted(SYNTHESIZE[name])]
-  found += [line.split() for line in OTHERS]
-  return [[argument.replace('FOLDER', str(folder)).replace('MODEL', str(MODEL))
-           for argument in line] for line in found]
+  return found + [(line.split(), '') for line in OTHERS]
 
 
 @attacks.counts(30, 130)
@@ -66,18 +66,23 @@ def test_flags(tmp_path, count):
   os.mkfifo(folder / 'pipe')
   (folder / 'text').write_text('text')
   before = sorted(folder.rglob('*'))
-  given = lines(folder)
+
+  def filled(text):
+    return text.replace('FOLDER', str(folder)).replace('MODEL', str(MODEL))
+  given = [([filled(argument) for argument in line], filled(name)) for line, name in lines()]
   assert len(given) >= 130
   if count < 130:
     given = given[::len(given) // count][:count]
+  control = [filled(argument) for argument in TRAIN]
   with Zygote(tmp_path / 'log') as zygote:
-    ended, log = zygote.run('launch', given, str(tmp_path))
+    ended, log = zygote.run('launch', [control, *(line for line, _ in given)], str(tmp_path))
   assert ended == 'ended' and 'Traceback' not in log, log
-  outcomes = [json.loads(line) for line in (tmp_path / 'outcomes.jsonl').read_text().splitlines()]
+  first, *outcomes = map(json.loads, (tmp_path / 'outcomes.jsonl').read_text().splitlines())
+  assert first == ['accepted', ''], first
   wrong = []
-  for line, (outcome, message) in itertools.zip_longest(given, outcomes, fillvalue=('none', '')):
+  for (line, name), (outcome, message) in zip(given, outcomes, strict=True):
     tally.count('clear errors')
-    if outcome != 'refused' or not message.strip() or 'Traceback' in message:
+    if outcome != 'refused' or name not in message or 'Traceback' in message:
       wrong.append(f'{outcome}: {" ".join(line)[-300:]}\n{message[-600:]}')
   assert not wrong, '\n'.join([f'{len(wrong)} of {len(given)}:', *wrong])
   assert sorted(folder.rglob('*')) == before
