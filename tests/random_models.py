@@ -18,6 +18,8 @@ SUBSCALE = ModelConfig(kind='subscale', units=8, projection=16, channels=8, laye
                        context_block=2)
 FUSED = ModelConfig(kind='fused', units=16, projection=16, channels=8, layers=1, lanes=2,
                     horizon=2)
+WAVENET = ModelConfig(kind='wavenet', units=8, projection=16, channels=8, layers=1, blocks=6,
+                      cycles=2, residual=6, skip=10, mixtures=3)
 # Half a frame is what the first lane may be ahead.
 FUSED_MEL = MelConfig(name='tiny', sample_rate=2_400, n_fft=48, window=24, hop=12, bands=3,
                       fmax=1_200.0)
@@ -33,6 +35,11 @@ def build_fused(mel=FUSED_MEL, **fields):
   return models.build(Config(model=dataclasses.replace(FUSED, **fields), mel=mel))
 
 
+def build_wavenet(**fields):
+  """A tiny WaveNet, of other fields where they are given."""
+  return models.build(Config(model=dataclasses.replace(WAVENET, **fields), mel=MEL))
+
+
 def parameters(model, seed=0, dtype=np.float32):
   """Weights and biases so large that every input moves every later logit."""
   return _parameters(model, np.random.default_rng(seed), 2, dtype)
@@ -40,7 +47,8 @@ def parameters(model, seed=0, dtype=np.float32):
 
 def _parameters(model, rng, outputs, dtype):
   scale = {'conditioning': 0.6, 'recurrent': 1, 'previous': 0.1, 'coarse': 0.1,
-           'outputs': outputs, 'context': 0.6, 'samples': 0.6, 'nibbles': 0.2}
+           'outputs': outputs, 'context': 0.6, 'samples': 0.6, 'nibbles': 0.2,
+           'input': 1, 'blocks': 1}
   params = {name: jax.tree.map(
       lambda a, s=scale[name]: (s * rng.standard_normal(a.shape) / np.sqrt(len(a))).astype(dtype),
       tree) for name, tree in jax.eval_shape(lambda: model.init(0)).items()}
@@ -66,7 +74,7 @@ def speech(model, samples, batch=2, seed=0, dtype=np.float32):
   rng = np.random.default_rng(seed)
   mel = np.stack([log_mel(model.mel, model.frames(samples), seed + b, dtype)
                   for b in range(batch)])
-  return rng.integers(-2**15, 2**15, (batch, samples + model.ahead)).astype(np.int16), mel
+  return rng.integers(-2**15, 2**15, (batch, samples + model.timing.ahead)).astype(np.int16), mel
 
 
 def nats(model, params, pcm, mel, state=None):
@@ -115,8 +123,8 @@ def assert_pieces_with_carried_state_are_the_whole(model):
   whole, _ = nats(model, params, pcm, mel)
   state, pieces = None, []
   for first, last in ((0, 1), (1, 3), (3, 4)):
-    found, state = nats(model, params, pcm[:, first * hop:last * hop + model.ahead],
-                        mel[:, first:last + 2 * model.context], state)
+    found, state = nats(model, params, pcm[:, first * hop:last * hop + model.timing.ahead],
+                        mel[:, first:last + 2 * model.timing.margin], state)
     pieces.append(found)
   np.testing.assert_allclose(np.concatenate(pieces, axis=2), whole, rtol=1e-4, atol=1e-4)
 

@@ -50,7 +50,8 @@ def test_evaluation_is_the_mean_over_whole_utterances(run):
     pcm = _read(path)
     mel = audio.utterance_log_mel(pcm, config.mel)
     window = np.full((model.frames(len(pcm)), config.mel.bands), audio.mel_floor(config.mel))
-    window[model.context:model.context + len(mel)] = mel[:len(window) - model.context]
+    margin = model.timing.margin
+    window[margin:margin + len(mel)] = mel[:len(window) - margin]
     parts, _ = model.nats(params, model.initial_state(1), pcm[None], window[None].astype('f4'))
     nats += sum(float(np.asarray(p, np.float64).sum()) for p in parts.values())
     samples += len(pcm)
@@ -64,6 +65,16 @@ def test_evaluation_is_the_mean_over_whole_utterances(run):
   cooler = commands.evaluate(str(run), 'test', temperatures=(0.5, 0.7))
   assert cooler['nll'] == result['nll'] and cooler['temperatures'] == [0.5, 0.7]
   assert cooler['free_running']['log_mel_l1'] != result['free_running']['log_mel_l1']
+
+
+def test_a_result_that_cannot_be_written_has_been_printed(run, capsys):
+  blocked = run / 'evaluation_valid.json'
+  blocked.mkdir()
+  with pytest.raises(InputError, match=r'evaluation_valid\.json'):
+    commands.evaluate(str(run), 'valid')
+  printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+  blocked.rmdir()
+  assert commands.evaluate(str(run), 'valid')['nll'] == printed['nll']
 
 
 def test_copy_synthesis_has_the_length_of_its_target(copies):

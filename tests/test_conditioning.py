@@ -63,14 +63,14 @@ def test_the_stack_is_a_residual_convolution(layers, kernel):
     params, mel_BxFxM = parameters(config), log_mel(9)
     found = conditioning.frame_gates(params, mel_BxFxM, config, MEL).swapaxes(0, 1)
     expected = plain_frame_gates(params, mel_BxFxM, config)
-    assert expected.shape[1] == 9 - 2 * conditioning.context(config)
+    assert expected.shape[1] == 9 - 2 * conditioning.margin(config)
     assert_close(found, expected)
 
 
 @hypothesis.given(cut=st.integers(1, 5), center=st.booleans())
 @hypothesis.settings(max_examples=4, deadline=None)
 def test_blocks_of_frames_with_their_context_equal_the_whole(cut, center):
-  mel, around = CENTRED[center], conditioning.context(MODEL) + 1
+  mel, around = CENTRED[center], conditioning.margin(MODEL) + 1
   with jax.enable_x64(True):
     params, frames = parameters(), 6
     mel_BxFxM = log_mel(frames + 2 * around)
@@ -93,7 +93,7 @@ def test_interpolation_is_linear_between_the_centres_of_frames(samples, name, fi
   mel = mel_preset(name)
   weights_TxF = conditioning.interpolation(samples, mel, first, step)
   F = weights_TxF.shape[1]
-  assert F == conditioning.frames(samples, MODEL, mel) - 2 * conditioning.context(MODEL)
+  assert F == conditioning.frames(samples, MODEL, mel) - 2 * conditioning.margin(MODEL)
   np.testing.assert_allclose(weights_TxF.sum(axis=1), 1, rtol=1e-12)
   assert weights_TxF.min() >= 0 and ((weights_TxF > 0).sum(axis=1) <= 2).all()
   values = np.random.default_rng(samples).standard_normal(F)
@@ -120,7 +120,7 @@ def test_gate_inputs_are_the_interpolated_frame_gates(center, samples):
 
 @pytest.mark.parametrize('center', [True, False])
 def test_a_frame_reaches_the_samples_nearer_than_context_plus_one_frame(center):
-  mel, around, frames, frame = CENTRED[center], conditioning.context(MODEL) + 1, 12, 6
+  mel, around, frames, frame = CENTRED[center], conditioning.margin(MODEL) + 1, 12, 6
   with jax.enable_x64(True):
     params, mel_BxFxM = parameters(), log_mel(frames + 2 * around)
     changed = mel_BxFxM.at[:, around + frame].add(0.7)

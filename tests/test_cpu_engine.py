@@ -98,7 +98,7 @@ def test_teacher_forced_logits_are_those_of_the_model(weights, of_stored, of_run
   """Of the JAX model with the weights as they are stored, and as the run has them."""
   forced = sampler(weights, block, False)
   mel, model = forced.model.mel, forced.model
-  window = log_mel(BLOCK + 2 * model.context, mel)
+  window = log_mel(BLOCK + 2 * model.timing.margin, mel)
   pcm = np.random.default_rng(1).integers(-2**15, 2**15, BLOCK * mel.hop).astype(np.int16)
   codes = np.stack(audio.split_bytes(pcm), axis=-1).astype(np.uint8)
   state = {name: v[0] for name, v in forced.initial_state(1).items()}

@@ -91,7 +91,7 @@ def test_forced_logits_are_those_of_the_model():
   rnn, params = model(72, 20, center=False)
   sampler = engine.Sampler(rnn, params, cuda_emulation.chip(params, 'float32', 5, 2), (1, 1), BLOCK)
   pcm = np.random.default_rng(0).integers(-2**15, 2**15, (2, BLOCK * rnn.mel.hop)).astype(np.int16)
-  mel = np.stack(log_mels(rnn, [BLOCK + 2 * rnn.context] * 2))
+  mel = np.stack(log_mels(rnn, [BLOCK + 2 * rnn.timing.margin] * 2))
   state, keys = rnn.initial_state(2), draw.keys(0, [0, 1])
   echoed, after, found = sampler.run(state, mel, keys, BLOCK, pcm)
   expected = engine.reference_logits(rnn, params, state, pcm, mel, np.float32)
@@ -225,7 +225,7 @@ def test_lowering_for_a_gpu():
   sampler = engine.Sampler(rnn, jax.eval_shape(lambda: rnn.init(0)), chip)
   shapes = jax.eval_shape(lambda: (
       chip.weights(1), rnn.init(0)['conditioning'], rnn.initial_state(1),
-      np.zeros((1, 16 + 2 * rnn.context, 80), np.float32), np.zeros((1, 2), np.uint32),
+      np.zeros((1, 16 + 2 * rnn.timing.margin, 80), np.float32), np.zeros((1, 2), np.uint32),
       np.zeros(2, np.float32), None))
   exported = jax.export.export(
       sampler._run, platforms=['cuda'],

@@ -83,7 +83,7 @@ def test_gradients_are_zero_exactly_where_the_scheme_says(lanes, horizon, monkey
       for layer in of_lane.values():  # a ReLU at rest would hide a connection
         layer['hidden']['bias'] = layer['hidden']['bias'] + 4
     samples, delay = positions * lanes, model.schedule.delay
-    first = model.past // lanes
+    first = model.timing.past // lanes
     rng = np.random.default_rng(0)
     nibbles = jnp.asarray(rng.integers(
         0, 16, (first + positions + delay, lanes, 1, 4)).astype(np.float64))
@@ -137,7 +137,7 @@ def test_the_likelihood_of_all_utterances_of_a_tiny_alphabet_sums_to_one():
     pcm = np.array(list(itertools.product(values, repeat=samples)), np.int16)
     mel = np.broadcast_to(log_mel(model.frames(samples), dtype=np.float64),
                           (len(pcm), model.frames(samples), MEL.bands))
-    found, _ = nats(model, params, np.pad(pcm, ((0, 0), (0, model.ahead))), mel)
+    found, _ = nats(model, params, np.pad(pcm, ((0, 0), (0, model.timing.ahead))), mel)
   p = np.exp(-found.sum(axis=(0, 2)))
   assert len(p) == 1024 and p.max() > 20 * p.min()
   np.testing.assert_allclose(p.sum(), 1, rtol=1e-9)
@@ -192,11 +192,11 @@ def one_by_one(model, params, mel_FxM, key_2):
   """
   samples = len(mel_FxM) * model.mel.hop
   padded = np.full((1, model.frames(samples), model.mel.bands), audio.mel_floor(model.mel))
-  padded[0, model.context:model.context + len(mel_FxM)] = mel_FxM
+  padded[0, model.timing.margin:model.timing.margin + len(mel_FxM)] = mel_FxM
 
   @jax.jit
   def logits(pcm_T):
-    pcm_1xN = jnp.pad(pcm_T, (0, model.ahead))[None]
+    pcm_1xN = jnp.pad(pcm_T, (0, model.timing.ahead))[None]
     h, nibbles = model._run(params, model.initial_state(1), pcm_1xN, jnp.float32(padded))
     return head_logits(*model._heads(params, h, nibbles))[:, :, :, 0]
 
@@ -204,11 +204,11 @@ def one_by_one(model, params, mel_FxM, key_2):
   uniform_Tx4 = draw.uniforms_at(key_2[None], np.arange(samples, dtype=np.uint32)[:, None], 4)
   pcm = np.zeros(samples, np.int16)
   def step(t):
-    return t // model.lanes + t % model.lanes * model.schedule.step, -t
+    return t // model.timing.lanes + t % model.timing.lanes * model.schedule.step, -t
   for t in sorted(range(samples), key=step):
     drawn = []
     for k in range(4):
-      row = logits(jnp.array(pcm))[k, t % model.lanes, t // model.lanes]
+      row = logits(jnp.array(pcm))[k, t % model.timing.lanes, t // model.timing.lanes]
       drawn.append(int(pick(row[None], uniform_Tx4[t, k], 1.0)[0]))
       pcm[t] = fused.join_nibbles(drawn + [0] * (3 - k))
   return pcm
@@ -225,16 +225,17 @@ def test_a_step_draws_what_the_likelihood_says_one_sample_after_another(fields):
 def test_the_state_after_a_block_is_that_of_teacher_forcing():
   """A step against the scan of training; the states after the steps that both have done."""
   model, params = sampler().model, sampler().params
-  mel = np.pad(log_mel(FRAMES), ((model.context, model.context), (0, 0)),
+  mel = np.pad(log_mel(FRAMES), ((model.timing.margin, model.timing.margin), (0, 0)),
                constant_values=audio.mel_floor(MEL))[None]
   samples = FRAMES * MEL.hop
   pcm, state = jax.jit(model.sample, static_argnames='samples')(
       params, model.ended(model.sampling_state(1), np.array([samples])), mel,
       draw.keys(0, [0]), np.ones(2, np.float32), samples=samples)
-  pcm = np.concatenate([pcm[:, model.delay:], np.zeros((1, model.ahead), np.int16)], axis=1)
+  pcm = np.concatenate(
+      [pcm[:, model.timing.delay:], np.zeros((1, model.timing.ahead), np.int16)], axis=1)
   lead = state['pcm'][1:, 0, 0]  # drawn by the first lane, not yet given out
-  pcm[0, samples - model.delay:samples:2] = lead
-  _, forced = nats(model, params, np.pad(pcm, ((0, 0), (0, model.delay))), mel)
+  pcm[0, samples - model.timing.delay:samples:2] = lead
+  _, forced = nats(model, params, np.pad(pcm, ((0, 0), (0, model.timing.delay))), mel)
   np.testing.assert_allclose(state['h'], forced['h'], rtol=1e-3, atol=1e-4)
 
 
@@ -259,12 +260,12 @@ def test_lengths_of_a_batch_change_no_sample(frames):
 @pytest.mark.parametrize('samples', [1, 3, 5])
 def test_an_utterance_shorter_than_the_delay_is_drawn_to_its_end(samples):
   model = sampler().model
-  assert samples < model.delay
+  assert samples < model.timing.delay
   state = model.ended(sampler().initial_state(1), np.array([samples]))
-  mel = np.pad(log_mel(BLOCK), ((model.context, model.context), (0, 0)),
+  mel = np.pad(log_mel(BLOCK), ((model.timing.margin, model.timing.margin), (0, 0)),
                constant_values=audio.mel_floor(MEL))
   pcm, _ = sampler().next_block(state, mel[None], draw.keys(0, [0]))
-  made = pcm[0, model.delay:]
+  made = pcm[0, model.timing.delay:]
   assert made[:samples].all() and not made[samples:].any()
   # The first lane has not heard of the end yet.
   np.testing.assert_array_equal(made[:samples:2], whole(BLOCK)[:samples:2])
@@ -286,8 +287,8 @@ def test_blocks_of_another_length_change_no_sample():
 
 def test_audio_is_late_by_the_lead_of_the_first_lane():
   model = sampler().model
-  assert (model.delay, model.lag, model.ahead) == (2 * (2 + 1), 0, 6)
-  assert sampler().latency == ((BLOCK + model.context) * MEL.hop + 6) / MEL.sample_rate
+  assert (model.timing.delay, model.timing.lag, model.timing.ahead) == (2 * (2 + 1), 0, 6)
+  assert sampler().latency == ((BLOCK + model.timing.margin) * MEL.hop + 6) / MEL.sample_rate
 
 
 # Bad input

@@ -70,7 +70,7 @@ def expected(center, temperatures):
 def test_forced_logits_are_those_of_the_model():
   rnn, params = model(center=False)
   pcm = np.random.default_rng(0).integers(-2**15, 2**15, (2, BLOCK * rnn.mel.hop)).astype(np.int16)
-  mel = np.stack(log_mels(rnn, [BLOCK + 2 * rnn.context] * 2))
+  mel = np.stack(log_mels(rnn, [BLOCK + 2 * rnn.timing.margin] * 2))
   state, keys = rnn.initial_state(2), draw.keys(0, [0, 1])
   echoed, after, found = sampler(False, temperatures=(0.0, 1.0)).run(state, mel, keys, BLOCK, pcm)
   logits = engine.reference_logits(rnn, params, state, pcm, mel, np.float32)
@@ -127,7 +127,8 @@ def test_lowering_for_a_tpu(batch, weights, forced):
   chip = chips.Tpu(params, weights, rnn.mel.hop)
   arguments = jax.eval_shape(lambda: (
       chip.weights(batch), shapes_of(shapes['conditioning']), rnn.initial_state(batch),
-      np.zeros((batch, 16 + 2 * rnn.context, 80), np.float32), np.zeros((batch, 2), np.uint32),
+      np.zeros((batch, 16 + 2 * rnn.timing.margin, 80), np.float32),
+      np.zeros((batch, 2), np.uint32),
       np.zeros(2, np.float32), np.zeros((batch, 4800), np.int16) if forced else None))
   run = engine.Sampler(rnn, params, chip)._run
   exported = jax.export.export(run, platforms=['tpu'])(*arguments, frames=16, batch=batch)

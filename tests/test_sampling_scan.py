@@ -83,11 +83,11 @@ def test_audio_comes_as_soon_as_a_block_and_its_lookahead_are_known():
       given.append(frame)
       yield frame[None]
   stream = scan.stream_blocks(sampler(), chunks(), draw.keys(0, [0]))
-  assert sampler().lookahead == RNN.context
+  assert sampler().lookahead == RNN.timing.margin
   next(stream)
-  assert len(given) == BLOCK + RNN.context
+  assert len(given) == BLOCK + RNN.timing.margin
   next(stream)
-  assert len(given) == min(FRAMES, 2 * BLOCK + RNN.context)
+  assert len(given) == min(FRAMES, 2 * BLOCK + RNN.timing.margin)
 
 
 @pytest.mark.parametrize('chunks', [[], [log_mel(0)], [log_mel(0)] * 3])
@@ -175,8 +175,8 @@ def test_the_block_size_changes_no_sample(block):
 
 def test_the_whole_utterance_is_one_call_of_the_model():
   """Frames outside the utterance hold the floor, whatever the blocks."""
-  frames, context = 50, RNN.context
-  mel = np.pad(log_mel(frames), ((context, context), (0, 0)),
+  frames, margin = 50, RNN.timing.margin
+  mel = np.pad(log_mel(frames), ((margin, margin), (0, 0)),
                constant_values=audio.mel_floor(MEL))
   pcm, _ = jax.jit(RNN.sample, static_argnames='samples')(
       parameters(), RNN.initial_state(1), mel[None], draw.keys(0, [0]),

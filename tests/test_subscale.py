@@ -16,6 +16,7 @@ from random_models import build, nats, parameters, speech
 from wavernn_jax import audio, config as config_lib, likelihood
 from wavernn_jax.evaluation import evaluate
 from wavernn_jax.models import conditioning, context, subscale, wavernn
+from wavernn_jax.models.system import Timing
 
 MEL, MODEL = random_models.MEL, random_models.SUBSCALE
 
@@ -42,7 +43,7 @@ def _differentiable_logits(model, params, mel, samples):
   """A function from scaled bytes NxSxBx2 to all logits of each sample, IxSx2xV."""
   x_TxBxH = conditioning.sample_gates(
       params['conditioning'], mel, samples, model.config, model.mel)
-  x_IxSxBxH = [subscale.fold(x, model.lanes) for x in x_TxBxH]
+  x_IxSxBxH = [subscale.fold(x, model.timing.lanes) for x in x_TxBxH]
   def logits(bytes_NxSxBx2):
     h, seen = model.states(params, model.initial_state(1)['h'], x_IxSxBxH, bytes_NxSxBx2)
     return jnp.stack([
@@ -62,8 +63,8 @@ def test_gradients_are_zero_exactly_where_the_scheme_says(lanes, horizon, monkey
     for layer in params['context']['layers'].values():
       layer['bias'] = layer['bias'] + 4  # a ReLU at rest would hide a connection
     pcm, mel = speech(model, positions * lanes, batch=1, dtype=np.float64)
-    first = model.past // lanes
-    pcm = np.concatenate([np.zeros((1, model.past), np.int16), pcm], axis=1)
+    first = model.timing.past // lanes
+    pcm = np.concatenate([np.zeros((1, model.timing.past), np.int16), pcm], axis=1)
     scaled = jnp.stack([subscale.fold(audio.scale_byte(b).astype(np.float64), lanes)
                         for b in audio.split_bytes(pcm.T)], axis=-1)
     logits = _differentiable_logits(model, params, mel, positions * lanes)
@@ -168,7 +169,7 @@ def test_the_likelihood_of_all_utterances_of_a_tiny_alphabet_sums_to_one():
     pcm = np.array(list(itertools.product(values, repeat=samples)), np.int16)
     mel = np.broadcast_to(speech(model, samples, batch=1, dtype=np.float64)[1][0],
                           (len(pcm), model.frames(samples), MEL.bands))
-    after = np.zeros((len(pcm), model.ahead), np.int16)
+    after = np.zeros((len(pcm), model.timing.ahead), np.int16)
     found, _ = nats(model, params, np.concatenate([pcm, after], axis=1), mel)
   p = np.exp(-found.sum(axis=(0, 2)))
   assert len(p) == 1024 and p.max() > 20 * p.min()
@@ -226,7 +227,7 @@ def test_one_lane_is_the_plain_model():
   losses = [jax.jit(jax.value_and_grad(lambda p, m=m: sum(
       m.loss(p, m.initial_state(2), pcm, mel, 5).values())))(params) for m in (model, plain)]
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *losses)
-  assert (model.past, model.ahead, model.delay, model.lag) == (1, 0, 0, 0)
+  assert model.timing == Timing(margin=plain.timing.margin)
 
 
 # Evaluation
@@ -255,9 +256,9 @@ def test_evaluation_in_blocks_is_the_whole_utterance_lane_by_lane(block_frames):
   for u, utterance in enumerate(utterances):
     mel_FxM = audio.utterance_log_mel(utterance.pcm, MEL)
     mel = np.full((1, model.frames(utterance.samples), 3), audio.mel_floor(MEL), np.float32)
-    rest = mel[0, model.context:]
+    rest = mel[0, model.timing.margin:]
     rest[:len(mel_FxM)] = mel_FxM[:len(rest)]
-    found, _ = nats(model, params, np.pad(utterance.pcm, (0, model.ahead))[None], mel)
+    found, _ = nats(model, params, np.pad(utterance.pcm, (0, model.timing.ahead))[None], mel)
     for t, n in enumerate(found.sum(axis=0)[0]):
       expected[u, t % 4] += n
       counts[t % 4] += 1

@@ -31,11 +31,11 @@ def lane_after_lane(model, params, mel_FxM, key_2, temperatures=(1.0, 1.0)):
   """
   samples = len(mel_FxM) * model.mel.hop
   padded = np.full((1, model.frames(samples), model.mel.bands), audio.mel_floor(model.mel))
-  padded[0, model.context:model.context + len(mel_FxM)] = mel_FxM
+  padded[0, model.timing.margin:model.timing.margin + len(mel_FxM)] = mel_FxM
 
   @jax.jit
   def logits(pcm_T):
-    pcm_1xN = jnp.pad(pcm_T, (0, model.ahead))[None]
+    pcm_1xN = jnp.pad(pcm_T, (0, model.timing.ahead))[None]
     h, _, seen = model._run(params, model.initial_state(1), pcm_1xN, jnp.float32(padded))
     return [likelihood.layer_logits(params['outputs'][b], y)[:, :, 0]
             for b, y in zip(wavernn.BYTES, wavernn.output_inputs(h, seen), strict=True)]
@@ -43,11 +43,11 @@ def lane_after_lane(model, params, mel_FxM, key_2, temperatures=(1.0, 1.0)):
   pick = jax.jit(draw.categorical)
   uniform_Tx2 = draw.uniforms(key_2[None], np.zeros(1, np.uint32), samples)[..., 0]
   pcm = np.zeros(samples, np.int16)
-  for lane in range(model.lanes):
-    for t in range(lane, samples, model.lanes):
+  for lane in range(model.timing.lanes):
+    for t in range(lane, samples, model.timing.lanes):
       drawn = []
       for byte in (0, 1):
-        row = logits(jnp.array(pcm))[byte][t // model.lanes, lane]
+        row = logits(jnp.array(pcm))[byte][t // model.timing.lanes, lane]
         drawn.append(pick(row[None], uniform_Tx2[t, byte][None], temperatures[byte]))
         coarse, fine = (*drawn, jnp.zeros(1, jnp.int32))[:2]
         pcm[t] = audio.join_bytes(np.asarray(coarse), np.asarray(fine))[0]
@@ -93,7 +93,7 @@ def test_temperature_0_needs_no_random_numbers():
 
 @pytest.mark.parametrize('frames', [1, 2, BLOCK, BLOCK + 1])
 def test_an_utterance_shorter_than_the_delay_is_the_same_alone_and_in_a_batch(frames):
-  assert frames * MEL.hop < sampler().model.delay
+  assert frames * MEL.hop < sampler().model.timing.delay
   lengths = [frames, FRAMES, 0]
   found = scan.synthesize(sampler(), [log_mel(n) for n in lengths], draw.keys(0, [0, 0, 0]))
   assert [len(pcm) for pcm in found] == [n * MEL.hop for n in lengths]
@@ -119,18 +119,19 @@ def test_a_stream_is_the_whole_utterance_however_it_is_cut(frames, cuts):
 
 
 def test_audio_comes_with_the_latency_that_is_documented():
-  """block_frames + model.context frames and model.delay samples, and no later."""
+  """block_frames + model.timing.margin frames and model.timing.delay samples, and no later."""
   model, frames, given = sampler().model, 40, []
   def chunks():
     for frame in log_mel(frames):
       given.append(frame)
       yield frame[None]
-  assert model.delay == (4 - 1) * (3 + 2) * 4 and model.lag == model.delay / MEL.hop
+  delay = (4 - 1) * (3 + 2) * 4
+  assert (model.timing.delay, model.timing.lag) == (delay, delay / MEL.hop)
   received = 0
   for chunk in scan.stream_blocks(sampler(), chunks(), draw.keys(0, [0])):
     if len(given) < frames:
       known = len(given) * MEL.hop
-      assert received >= known - model.delay - (BLOCK + model.context) * MEL.hop
+      assert received >= known - model.timing.delay - (BLOCK + model.timing.margin) * MEL.hop
     received += len(chunk)
   assert received == frames * MEL.hop
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from wavernn_jax import audio, config, config_rules, draw, likelihood
+from wavernn_jax import audio, config, draw, likelihood, rules
 from wavernn_jax.config import MelConfig, ModelConfig
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import conditioning, wavernn
@@ -100,9 +100,9 @@ def test_parameters_depend_on_the_seed_alone():
 
 @pytest.mark.parametrize('units', [7, 1, 0, -2])
 def test_odd_or_no_units_are_rejected_by_name(units):
-  config_rules.check(config.Config(model=ModelConfig(units=8)))
+  rules.check(config.Config(model=ModelConfig(units=8)))
   with pytest.raises(InputError, match=f'config.model.units: found {units}, expected'):
-    config_rules.check(config.Config(model=ModelConfig(units=units)))
+    rules.check(config.Config(model=ModelConfig(units=units)))
 
 
 @pytest.mark.parametrize('center', [True, False])
@@ -182,14 +182,14 @@ def test_a_mel_frame_is_heard_from_its_context_on(center):
   frames, frame, hop = 8, 5, MEL.hop
   pcm, mel = speech(frames * hop)
   changed = mel.copy()
-  changed[:, frame + model.context] += 2
+  changed[:, frame + model.timing.margin] += 2
   one, two = (np.stack(jax.tree.leaves(run(
       parameters(), model.initial_state(2), pcm, m)[0])) for m in (mel, changed))
-  first = frame * hop + audio.frame_offset(model.mel) - model.context * hop + 1
+  first = frame * hop + audio.frame_offset(model.mel) - model.timing.margin * hop + 1
   np.testing.assert_array_equal(two[:, :, :first], one[:, :, :first])
   heard = (two != one).any(axis=(0, 1))
-  assert heard[first:first + 2 * model.context * hop].all()
-  assert first >= (frame - model.context) * hop  # as `context` says
+  assert heard[first:first + 2 * model.timing.margin * hop].all()
+  assert first >= (frame - model.timing.margin) * hop  # as `margin` says
 
 
 # Likelihood
@@ -220,7 +220,7 @@ def test_nats_in_pieces_with_carried_state_equal_the_whole(cuts):
   state, pieces, ends = RNN.initial_state(2), [], [*sorted(cuts), frames]
   for first, last in zip([0, *ends], ends, strict=False):
     coarse, fine, state = nats(pcm[:, first * MEL.hop:last * MEL.hop],
-                               mel[:, first:last + 2 * RNN.context], state)
+                               mel[:, first:last + 2 * RNN.timing.margin], state)
     pieces.append((coarse, fine))
   for expected, found in zip(whole, zip(*pieces, strict=True), strict=False):
     np.testing.assert_allclose(np.concatenate(found, axis=1), expected, rtol=1e-5, atol=1e-5)
@@ -308,7 +308,7 @@ def test_samples_in_pieces_with_carried_state_equal_the_whole():
                        samples=frames * hop)
   state, pieces = RNN.initial_state(3), []
   for first in range(0, frames, 5):
-    piece, state = _sample(parameters(), state, mel[:, first:first + 5 + 2 * RNN.context],
+    piece, state = _sample(parameters(), state, mel[:, first:first + 5 + 2 * RNN.timing.margin],
                            keys, temperatures, samples=5 * hop)
     pieces.append(piece)
   np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
@@ -347,7 +347,7 @@ def test_gate_inputs_of_sampling_and_of_likelihood_come_from_the_same_conditioni
   run = jax.jit(lambda m: conditioning.sample_gates(
       parameters()['conditioning'], m, 4 * MEL.hop, MODEL, MEL))
   plain = run(mel)
-  # Centred frames: no sample lies before frame 0, so that frame −1 − context rests.
+  # Centred frames: no sample lies before frame 0, so that frame −1 − margin rests.
   for frame, heard in ((0, False), (1, True), (mel.shape[1] - 1, True)):
     changed = mel.copy()
     changed[:, frame] += 2

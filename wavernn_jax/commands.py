@@ -9,7 +9,15 @@ import sys
 import jax
 import numpy as np
 
-from wavernn_jax import audio, config as config_lib, executors, files, models
+from wavernn_jax import (
+  audio,
+  check as check_lib,
+  config as config_lib,
+  executors,
+  files,
+  models,
+  rules,
+)
 from wavernn_jax.config import Config
 from wavernn_jax.data import corpus
 from wavernn_jax.errors import InputError
@@ -33,18 +41,49 @@ def train(config: Config, workdir: str, mel_preset: str = '') -> dict:
     workdir: its folder.
     mel_preset: replaces `config.mel` by a named convention.
   """
-  if mel_preset:
-    if config.mel != config_lib.MelConfig():
-      raise InputError(f'--mel={mel_preset} would undo --config.mel.…; give one of them.')
-    config.mel = config_lib.mel_preset(mel_preset)
+  _take_preset(config, mel_preset)
   step = loop.train(config, workdir)
   if not world.is_first():
     return {'step': step}
   rows = journal.read_rows(pathlib.Path(workdir) / 'metrics.jsonl')
   picture = pathlib.Path(workdir) / 'learning_curve.png'
   pictures.save(pictures.learning_curve(rows), picture)
+  voice = pictures.voice_curve(rows, config.train.batch * config.train.crop)
+  pictures.save(voice, picture.with_name('voice_curve.png'))
   evaluated = [row for row in rows if 'valid_nll' in row]
   return _print({'step': step, **(evaluated[-1] if evaluated else {})})
+
+
+def check(config: Config, output: str = 'runs/check', mel_preset: str = '') -> dict:
+  """Says what is in `config.data.dir` and whether the config can be trained on it.
+
+  Args:
+    config: of a run.
+    output: folder of the picture.
+    mel_preset: as for `train`.
+
+  Raises:
+    InputError: after the result is printed, if there are problems.
+  """
+  _take_preset(config, mel_preset)
+  result = check_lib.report(config, output)
+  for kind in ('remarks', 'options'):
+    print(*(f'{kind}: {text}' for text in result[kind]), sep='\n', end='\n' * bool(result[kind]))
+  if 'picture' in result:
+    print(f'picture: {result["picture"]}')
+  _print(result)
+  if result['problems']:
+    raise InputError('\n'.join(result['problems']))
+  return result
+
+
+def _take_preset(config: Config, name: str) -> None:
+  """Replaces `config.mel` by a named convention, if one is named."""
+  if not name:
+    return
+  if config.mel != config_lib.MelConfig():
+    raise InputError(f'--mel={name} would undo --config.mel.…; give one of them.')
+  config.mel = config_lib.mel_preset(name)
 
 
 def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str = '',
@@ -74,7 +113,7 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str =
   if engine == 'cpu' and not packed:
     raise InputError('--engine=cpu evaluates exports; write one with --mode=export and give it '
                      'as --model.')
-  sampler = _sampler(engine, packed, workdir, config, _checked(temperatures))
+  sampler = _sampler(engine, packed, workdir, config, rules.check_temperatures(temperatures))
   paths = corpus.split_files(config.data)
   held_out = corpus.load_utterances(paths[split], config.data, config.mel,
                                     audio.edge_padding(config.mel) + 1)
@@ -89,17 +128,18 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str =
             **evaluation.summary(sums, samples, config.evaluation),
             **evaluation.lane_summary(lane_sums, samples)}
   train_set = corpus.load_utterances(paths['train'], config.data, config.mel, 1, keep_pcm=False)
-  result['baselines'] = evaluation.baseline_summary(train_set, held_out, config.mel.sample_rate)
+  result['baselines'] = evaluation.baseline_summary(train_set, held_out, config.mel)
   chosen = held_out[:config.evaluation.free_running]
   if chosen:
     result['temperatures'] = list(temperatures)
     result['free_running'] = _free_running(sampler, chosen, config)
   if packed:
     return _print({'model': model, 'weights': packed.weights, **result})
+  _print(result)  # first: a full disk must not cost the result of hours
   by_utterance = evaluation.by_utterance(held_out, sums, samples)
   files.write_text(pathlib.Path(workdir) / f'evaluation_{split}.json',
                    json.dumps(result | {'by_utterance': by_utterance}, indent=1))
-  return _print(result)
+  return result
 
 
 def _engine(engine: str, packed) -> str:
@@ -122,13 +162,6 @@ def _sampler(engine: str, packed, workdir: str, config: Config, temperatures=(1.
     return persistent.open_sampler(
         model, params, *options, packed.weights if packed else weights, batch)
   return scan.Sampler(model, params, *options, donate=True)
-
-
-def _checked(temperatures):
-  if min(temperatures) < 0:
-    raise InputError(f'--temperature_coarse, --temperature_fine: found {temperatures}, '
-                     'expected 0 (most probable) or more.')
-  return temperatures
 
 
 def _free_running(sampler, utterances, config: Config) -> dict:
@@ -165,7 +198,7 @@ def synthesize(workdir: str, inputs: str, output: str, temperatures=(1.0, 1.0), 
   Raises:
     InputError: after the result is printed, if an input failed.
   """
-  _checked(temperatures)
+  rules.check_temperatures(temperatures)
   config = export_lib.read(model).config if model else workdir_lib.read_config(workdir)
   runs_on = executors.create(executor)
   sources = bulk.find_inputs(inputs)

@@ -19,6 +19,11 @@ Dimension glossary (suffixes of array names, letters of einsums):
   K  past steps whose samples are its inputs
   E  those inputs, 2·K·S
   L  positions that a sampler's context network runs over at once
+  U  blocks of WaveNet
+  R  residual channels between them
+  Y  pre-activations of the gates of one of them, Y = 2H; all of them are G = U·Y
+  A  past inputs of all blocks that their dilations reach
+  J  components of a mixture of logistics
 
 Defaults are the paper's where it gives them; every choice of ours says so.
 """
@@ -60,15 +65,14 @@ def _preset(**changes) -> MelConfig:
   return dataclasses.replace(MelConfig(), **changes)
 
 
-def mel_preset(name: str) -> MelConfig:
-  """Returns a named convention.
+def mel_presets() -> dict[str, MelConfig]:
+  """The named conventions.
 
   Sources: `tacotron2` is NVIDIA/tacotron2's, `hifigan` jik876/hifi-gan's
   config_v1, `parallel_wavegan24k` kan-bayashi/ParallelWaveGAN's and ESPnet's
-  24 kHz recipes (before their mean-variance normalisation).
-
-  Raises:
-    InputError: if there is no such preset.
+  24 kHz recipes (before their mean-variance normalisation), `vocos24k`
+  charactr/vocos-mel-24khz's, `matcha` shivammehta25/Matcha-TTS's for LJSpeech,
+  which is HiFi-GAN's (before its normalisation by mel_mean and mel_std).
   """
   presets = (
       MelConfig(),
@@ -78,13 +82,25 @@ def mel_preset(name: str) -> MelConfig:
               hop=256, fmin=0.0, fmax=8_000.0, power_floor=1e-9, center=False),
       _preset(name='parallel_wavegan24k', fmin=80.0, fmax=7_600.0, log='10',
               clamp=1e-10),
+      _preset(name='vocos24k', n_fft=1024, window=1024, hop=256, bands=100, fmin=0.0,
+              mel_scale='htk', mel_norm='none', clamp=1e-7),
   )
-  by_name = {p.name: p for p in presets}
-  if name not in by_name:
+  presets += (dataclasses.replace(presets[2], name='matcha'),)
+  return {p.name: p for p in presets}
+
+
+def mel_preset(name: str) -> MelConfig:
+  """One of `mel_presets`.
+
+  Raises:
+    InputError: if there is no such preset.
+  """
+  presets = mel_presets()
+  if name not in presets:
     raise InputError(
         f'mel convention {name!r} is unknown; expected one of '
-        f'{sorted(by_name)}, or set the fields of config.mel one by one.')
-  return by_name[name]
+        f'{sorted(presets)}, or set the fields of config.mel one by one.')
+  return presets[name]
 
 
 @dataclasses.dataclass
@@ -109,7 +125,7 @@ class ModelConfig:
   ours (models/context.py).
   """
 
-  kind: str = 'wavernn'  # or 'subscale', 'fused'
+  kind: str = 'wavernn'  # or 'subscale', 'fused', 'wavenet'
   units: int = 896  # H, even
   projection: int = 448  # P; the paper does not give it: half of H
   channels: int = 128  # C
@@ -124,6 +140,11 @@ class ModelConfig:
   context_channels: int = 128
   context_kernel: int = 5  # positions of the first layer, odd
   context_block: int = 50  # L: positions of a block of the sampler
+  blocks: int = 30  # U, paper; WaveNet only, as all below; H are units of a block
+  cycles: int = 3  # paper: dilations 1, 2, .. 512 three times
+  residual: int = 512  # R; the paper does not give its channels
+  skip: int = 256  # channels into the output layer
+  mixtures: int = 10  # J
 
 
 @dataclasses.dataclass
@@ -163,6 +184,7 @@ class TrainConfig:
   crop: int = 960  # samples, paper
   burn_in: int = 0  # first samples of a crop that carry no loss
   input_noise: float = 0.0  # std of noise on the inputs c, f in [-1, 1]
+  flip_polarity: bool = False  # of a random half of the crops
   seed: int = 0
   log_every: int = 50  # steps
   eval_every: int = 2_000  # steps; also writes TensorBoard audio

@@ -29,7 +29,7 @@ class CropShape:
 
   samples: int  # T
   frames: int  # F, of the conditioning network
-  context: int  # frames before the one at the first sample
+  margin: int  # frames before the one at the first sample
   past: int = 1  # samples before the crop, and after it, that come with it
   ahead: int = 0
 
@@ -40,7 +40,8 @@ class CropShape:
 
 def crop_shape(model, samples: int) -> CropShape:
   """The shape of crops of so many samples for a model."""
-  return CropShape(samples, model.frames(samples), model.context, model.past, model.ahead)
+  timing = model.timing
+  return CropShape(samples, model.frames(samples), timing.margin, timing.past, timing.ahead)
 
 
 def read_crop(utterance: Utterance, start: int, shape: CropShape, mel: MelConfig):
@@ -50,7 +51,7 @@ def read_crop(utterance: Utterance, start: int, shape: CropShape, mel: MelConfig
   own; otherwise `window` N with `first_frame` and `last_frame`, the frames that
   exist in the utterance relative to the window's.
   """
-  first = start // mel.hop - shape.context
+  first = start // mel.hop - shape.margin
   total = audio.frame_count(utterance.samples, mel)
   crop = {'pcm': _read_padded(utterance, start - shape.past,
                               start + shape.samples + shape.ahead, 0, mel)}

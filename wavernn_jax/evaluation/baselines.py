@@ -1,14 +1,17 @@
-"""What a likelihood is worth: bytes predicted without a model.
+"""What a likelihood is worth: what can be had without a network.
 
 A 16-bit sample costs 2 ln 256 = 11.09 nats if both bytes are uniform, and the
-fine byte of speech stays near its ln 256 = 5.55 for every model, so a total
-above 5 nats/sample is normal. All results are in nats/sample.
+fine byte of speech stays near its ln 256 = 5.55 for every model that codes the
+bytes of samples, so a total above 5 nats/sample is normal. All results are in
+nats/sample.
 """
 
 from collections.abc import Iterable
+import io
 import math
 
 import numpy as np
+import soundfile
 
 from wavernn_jax.audio import split_bytes
 from wavernn_jax.likelihood import BYTE_VALUES
@@ -48,3 +51,30 @@ class ByteHistogram:
       return _report(math.nan, math.nan)
     nats_2 = -(counts_2xV * self.log_probability_2xV).sum(axis=1)
     return _report(*(nats_2 / samples).tolist())
+
+
+def flac(pcm_utterances: Iterable[np.ndarray], sample_rate: int) -> dict[str, float]:
+  """Size of the utterances as FLAC files (level 5): what lossless coding costs today.
+
+  Returns:
+    `nll`: of whole files, and `nll_header`: the part of it that is metadata, not
+    audio; NaN without samples.
+  """
+  size = header = samples = 0
+  for pcm_T in pcm_utterances:
+    file = io.BytesIO()
+    soundfile.write(file, pcm_T, sample_rate, 'PCM_16', format='FLAC')
+    size += len(file.getvalue())
+    header += _flac_header(file.getvalue())
+    samples += len(pcm_T)
+  nats = 8 * math.log(2) / samples if samples else math.nan
+  return {'nll': nats * size, 'nll_header': nats * header}
+
+
+def _flac_header(file: bytes) -> int:
+  """Bytes before the first frame of audio: the marker fLaC and the metadata blocks."""
+  end, last = 4, False
+  while not last:
+    last = bool(file[end] & 128)  # then three bytes of length, then the block
+    end += 4 + int.from_bytes(file[end + 1:end + 4])
+  return end

@@ -1,10 +1,12 @@
-"""The models, all with the interface of `wavernn.WaveRNN`."""
+"""The models; what they have in common stands in system.py."""
 
 from wavernn_jax.config import Config
-from wavernn_jax.models import fused, subscale, wavernn
+from wavernn_jax.models import fused, subscale, wavenet, wavernn
+from wavernn_jax.models.system import System
 
 
-def build(config: Config):
+def build(config: Config) -> System:
   """The model that a configuration describes."""
-  kinds = {'wavernn': wavernn.WaveRNN, 'subscale': subscale.Subscale, 'fused': fused.Fused}
+  kinds = {'wavernn': wavernn.WaveRNN, 'subscale': subscale.Subscale, 'fused': fused.Fused,
+           'wavenet': wavenet.WaveNet}
   return kinds[config.model.kind](config.model, config.mel)

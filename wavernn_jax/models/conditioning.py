@@ -6,7 +6,7 @@ inputs, and linear interpolation of the gate inputs between frames, so that
 the cost at sample rate is two multiplications a gate.
 
 All convolutions are 'valid': a caller passes `frames(samples)` frames of which
-the outer `context` on each side only serve as context. Frames outside the
+the outer `margin` on each side only serve as margin. Frames outside the
 utterance hold the convention's floor, so that crops, blocks and whole
 utterances see the same values.
 """
@@ -23,17 +23,17 @@ from wavernn_jax.config import MelConfig, ModelConfig
 
 
 class Conditioning(nnx.Module):
-  """Parameters of the stack, from M mel bands to G gate inputs."""
+  """Parameters of the stack, from M mel bands to G gate inputs or as many as `outputs`."""
 
-  def __init__(self, config: ModelConfig, mel: MelConfig, rngs: nnx.Rngs):
+  def __init__(self, config: ModelConfig, mel: MelConfig, rngs: nnx.Rngs, outputs: int = 0):
     widths = [mel.bands] + [config.channels] * config.layers
     self.layers = nnx.List([
         nnx.Linear(config.kernel * a, b, kernel_init=nnx.initializers.he_normal(), rngs=rngs)
         for a, b in zip(widths, widths[1:], strict=False)])
-    self.gates = nnx.Linear(widths[-1], 3 * config.units, rngs=rngs)
+    self.gates = nnx.Linear(widths[-1], outputs or 3 * config.units, rngs=rngs)
 
 
-def context(config: ModelConfig) -> int:
+def margin(config: ModelConfig) -> int:
   """Frames of mel on each side that a gate input depends on through the stack."""
   return config.layers * (config.kernel - 1) // 2
 
@@ -41,9 +41,9 @@ def context(config: ModelConfig) -> int:
 def frames(samples: int, config: ModelConfig, mel: MelConfig) -> int:
   """Frames F that gate inputs of so many samples from a frame boundary take.
 
-  The first is frame −1 − context relative to the one at the first sample.
+  The first is frame −1 − margin relative to the one at the first sample.
   """
-  return math.ceil(samples / mel.hop) + 2 + 2 * context(config)
+  return math.ceil(samples / mel.hop) + 2 + 2 * margin(config)
 
 
 def normalize(mel_BxFxM, mel: MelConfig):
@@ -53,7 +53,7 @@ def normalize(mel_BxFxM, mel: MelConfig):
 
 
 def frame_gates(params, mel_BxFxM, config: ModelConfig, mel: MelConfig):
-  """Gate inputs at frame rate, FxBxG with F less 2·context frames."""
+  """Gate inputs at frame rate, FxBxG with F less 2·margin frames."""
   x = normalize(mel_BxFxM, mel)
   for i in range(config.layers):
     n = x.shape[1] - config.kernel + 1

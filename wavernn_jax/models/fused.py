@@ -41,6 +41,7 @@ import numpy as np
 from wavernn_jax import draw, likelihood, products
 from wavernn_jax.config import MelConfig, ModelConfig
 from wavernn_jax.models import cell, conditioning, context, skew, subscale, wavernn
+from wavernn_jax.models.system import Timing
 
 NIBBLES, VALUES = 4, 16  # of a sample, of a nibble
 # Of the value and the level of a sample; for the reason of `hearing.COARSE_GAIN`. With 16
@@ -103,22 +104,12 @@ class Fused(subscale.Lanes):
     """Steps whose samples are inputs: K."""
     return self.schedule.delay + 1
 
-  @property
-  def past(self) -> int:
-    """Samples before a crop that it takes."""
-    return self.lanes * (self.taps + self.schedule.delay)
-
-  @property
-  def ahead(self) -> int:
-    """Samples after a block that its likelihood takes: the first lane is so far ahead."""
-    return self.delay
-
-  @property
-  def delay(self) -> int:
-    """Samples by which `sample` is late."""
-    return self.lanes * self.schedule.delay
-
-  lag = 0  # the delay is within the frames of a block
+  @functools.cached_property
+  def timing(self) -> Timing:
+    delay = self.lanes * self.schedule.delay  # the first lane is so far ahead of the last
+    return Timing(  # no lag: the delay is within the frames of a block
+        margin=self.rnn.timing.margin, lanes=self.lanes, past=self.lanes * self.taps + delay,
+        ahead=delay, delay=delay)
 
   def init(self, seed: int):
     """Parameters drawn from a seed; `outputs` by lane and nibble."""
@@ -148,7 +139,7 @@ class Fused(subscale.Lanes):
       {'coarse': BxT, 'fine': BxT} in nats/sample, of the two high and the two low
       nibbles, and the state after the last.
     """
-    samples = pcm_BxT.shape[1] - self.ahead
+    samples = pcm_BxT.shape[1] - self.timing.ahead
     h_WxBxH, targets = self._run(params, state, pcm_BxT, mel_BxFxM)
     nats_4xSxIxB = jax.vmap(jax.vmap(functools.partial(
         likelihood.layer_nats, compute_dtype=self.config.compute_dtype)))(
@@ -157,11 +148,11 @@ class Fused(subscale.Lanes):
     before = jnp.concatenate([state['pcm'], pcm_BxT[:, :samples]], axis=1)
     return {byte: subscale.unfold(n, samples).T
             for byte, n in zip(wavernn.BYTES, (coarse, fine), strict=True)}, {
-        'h': h_WxBxH[len(coarse) - 1], 'pcm': before[:, -self.past:]}
+        'h': h_WxBxH[len(coarse) - 1], 'pcm': before[:, -self.timing.past:]}
 
   def loss(self, params, state, pcm_BxT, mel_BxFxM, burn_in: int = 0, input_noise=None):
     """Means of `nats` over all samples but the first `burn_in`; as `WaveRNN.loss`."""
-    samples = pcm_BxT.shape[1] - self.ahead
+    samples = pcm_BxT.shape[1] - self.timing.ahead
     h_WxBxH, targets = self._run(params, state, pcm_BxT, mel_BxFxM, input_noise)
     first = burn_in // self.lanes  # positions of which no lane carries a loss
     time_IxS = subscale.fold(np.arange(samples) - burn_in + 1, self.lanes)[first:]  # padding: 0
@@ -193,23 +184,23 @@ class Fused(subscale.Lanes):
 
   def _run(self, params, state, pcm_BxT, mel_BxFxM, input_noise=None):
     """States WxBxH after each step, until the last lane is done, and nibbles IxSxBx4."""
-    samples = pcm_BxT.shape[1] - self.ahead
+    samples = pcm_BxT.shape[1] - self.timing.ahead
     pcm_BxN = jnp.concatenate([state['pcm'], pcm_BxT], axis=1)
     nibbles_NxSxBx4 = split_nibbles(subscale.fold(pcm_BxN.T, self.lanes))
     x_WxBxH = self._conditioning(params, mel_BxFxM, samples)
     if input_noise is not None:
-      around = [(self.past, self.ahead), (0, 0), (0, 0)]
+      around = [(self.timing.past, self.timing.ahead), (0, 0), (0, 0)]
       input_noise = subscale.fold(jnp.pad(input_noise, around), self.lanes)
     h_WxBxH = self.states(params, state['h'], x_WxBxH,
                           nibbles_NxSxBx4.astype(x_WxBxH[0].dtype), input_noise)
-    first = self.past // self.lanes
+    first = self.timing.past // self.lanes
     positions = -(-samples // self.lanes)
     return h_WxBxH, nibbles_NxSxBx4[first:first + positions]
 
   def _conditioning(self, params, mel_BxFxM, samples: int):
     """Gate inputs WxBxH of the steps that so many samples of all lanes take."""
     return conditioning.sample_gates(params['conditioning'], mel_BxFxM, samples, self.config,
-                                     self.mel, -self.delay, self.lanes)
+                                     self.mel, -self.timing.delay, self.lanes)
 
   def states(self, params, h_BxH, x_WxBxH, nibbles_NxSxBx4, noise_NxSxBx3=None):
     """States WxBxH of the steps.

@@ -113,7 +113,7 @@ class Residuals:
   def sequence(self, pcm_BxN, mel_BxFxM) -> Sequence:
     """Of the samples that follow the first `past` ones."""
     filters_F = self._frame_filters(mel_BxFxM)
-    row_T = self._rows(-RESIDUALS, pcm_BxN.shape[1] - self.past)
+    row_T = self.rows(-RESIDUALS, pcm_BxN.shape[1] - self.past)
     x_TxB, z_TxB = self._residuals(pcm_BxN, filters_F, row_T)
     heard = [z_TxB[RESIDUALS - k:len(z_TxB) - k] for k in range(1, RESIDUALS + 1)]
     coarse, fine = audio.split_bytes(x_TxB[RESIDUALS:])
@@ -131,22 +131,23 @@ class Residuals:
 
   def _frame_filters(self, mel_BxFxM) -> prediction.Filter:
     """Filters of the frames −1, 0, ..; leading axes FxB."""
-    margin, taps = conditioning.context(self.config), self.config.taps
-    frames_FxBxM = mel_BxFxM[:, margin:mel_BxFxM.shape[1] - margin].swapaxes(0, 1)
+    margin, taps = conditioning.margin(self.config), self.config.taps
+    frames_FxBxM = mel_BxFxM[:, margin - 1:mel_BxFxM.shape[1] - margin].swapaxes(0, 1)
     found = prediction.spectral_filter(
-        frames_FxBxM, np.ones((1, taps), bool), prediction.offsets(taps), self.mel)
+        prediction.outlast(frames_FxBxM, self.mel), np.ones((1, taps), bool),
+        prediction.offsets(taps), self.mel)
     return jax.tree.map(lambda a: a[:, :, 0], found)
 
-  def _rows(self, first: int, samples: int) -> np.ndarray:
+  def rows(self, first: int, samples: int) -> np.ndarray:
     """The frame nearest to each sample first .. samples − 1, counted from frame −1."""
     return prediction.nearest_frame(np.arange(first, samples), self.mel) + 1
 
   def filters(self, mel_BxFxM, samples: int):
     """Filters of the frames, leading axes FxB, and the row T of each sample's frame."""
-    return self._frame_filters(mel_BxFxM), self._rows(0, samples)
+    return self._frame_filters(mel_BxFxM), self.rows(0, samples)
 
   def start(self, pcm_BxP, filters):
-    _, z_RxB = self._residuals(pcm_BxP, filters, self._rows(-RESIDUALS, 0))
+    _, z_RxB = self._residuals(pcm_BxP, filters, self.rows(-RESIDUALS, 0))
     return pcm_BxP[:, -self.config.taps:], z_RxB[::-1].T
 
   def before(self, tape, filters):

@@ -187,6 +187,16 @@ def predict_all(taps_DxBxF, shift_TxB, pcm_NxB, row_T, offsets_D, first: int):
   return finish(lax.fori_loop(0, len(offsets_D), add, jnp.zeros_like(shift_TxB)), shift_TxB)
 
 
+def outlast(mel_FxBxM, mel: MelConfig):
+  """Frames 1, 2, .. of F, where one that is at the floor in all bands is as the one before.
+
+  The last samples of an utterance may be nearer to a frame beyond its end, which says
+  nothing of them.
+  """
+  silent_FxBx1 = (mel_FxBxM <= audio.mel_floor(mel) + 1e-6).all(axis=-1, keepdims=True)
+  return jnp.where(silent_FxBx1[1:], mel_FxBxM[:-1], mel_FxBxM[1:])
+
+
 def nearest_frame(sample, mel: MelConfig):
   """The frame whose centre is nearest to a sample from a frame boundary; −1 and more."""
   return np.floor((sample - audio.frame_offset(mel)) / mel.hop + 0.5).astype(int)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from wavernn_jax import audio
 from wavernn_jax.config import MelConfig, ModelConfig
 from wavernn_jax.models import cell, conditioning, context, skew, wavernn
+from wavernn_jax.models.system import Timing
 
 
 def fold(x_TxN, lanes: int):
@@ -46,7 +47,7 @@ class _Parameters(wavernn.Parameters):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Lanes:
-  """What models of several lanes share of the interface of `wavernn.WaveRNN`."""
+  """What models of several lanes share of system.py."""
 
   config: ModelConfig
   mel: MelConfig
@@ -60,16 +61,12 @@ class Lanes:
   def lanes(self) -> int:
     return self.config.lanes
 
-  @property
-  def context(self) -> int:
-    return self.rnn.context
-
   def frames(self, samples: int) -> int:
     return self.rnn.frames(samples)
 
   def initial_state(self, batch: int):
     """The state at the start of an utterance: silence."""
-    return self.crop_state(jnp.zeros((batch, self.past), jnp.int16))
+    return self.crop_state(jnp.zeros((batch, self.timing.past), jnp.int16))
 
   def ended(self, state, end_B):
     """The state of `sample`, told how many samples the utterances have in all."""
@@ -93,25 +90,15 @@ class Subscale(Lanes):
     reach = context.reach(self.config)
     return (0, 0) if self._alone else (reach.past, reach.ahead)
 
-  @property
-  def past(self) -> int:
-    """Samples before a crop that it takes: its lanes' last ones and the context's."""
-    return self.lanes * max(1, self._reach[0])
-
-  @property
-  def ahead(self) -> int:
-    """Samples after a block that its likelihood takes."""
-    return self.lanes * self._reach[1]
-
-  @property
-  def delay(self) -> int:
-    """Samples by which `sample` is late: the first lane is so far ahead of the last."""
-    return self.lanes * skew.schedule(self.config).delay
-
-  @property
-  def lag(self) -> int:
-    """Frames before the context of a block that `sample` takes for the lanes behind."""
-    return skew.lag(self.config, self.mel)
+  @functools.cached_property
+  def timing(self) -> Timing:
+    before, after = self._reach
+    return Timing(
+        margin=self.rnn.timing.margin, lanes=self.lanes,
+        past=self.lanes * max(1, before),  # the lanes' last ones and the context's
+        ahead=self.lanes * after,
+        delay=self.lanes * skew.schedule(self.config).delay,  # of the last lane
+        lag=skew.lag(self.config, self.mel))
 
   def init(self, seed: int):
     """Parameters drawn from a seed: those of the plain model and `context`."""
@@ -137,16 +124,16 @@ class Subscale(Lanes):
     Returns:
       {'coarse': BxT, 'fine': BxT} in nats/sample, and the state after the last.
     """
-    samples = pcm_BxT.shape[1] - self.ahead
+    samples = pcm_BxT.shape[1] - self.timing.ahead
     h_IxSxBxH, targets, seen = self._run(params, state, pcm_BxT, mel_BxFxM)
     nats = self.rnn.byte_nats(params, h_IxSxBxH, targets, seen)
     before = jnp.concatenate([state['pcm'], pcm_BxT[:, :samples]], axis=1)
     return {byte: unfold(n, samples).T for byte, n in nats.items()}, {
-        'h': h_IxSxBxH[-1], 'pcm': before[:, -self.past:]}
+        'h': h_IxSxBxH[-1], 'pcm': before[:, -self.timing.past:]}
 
   def loss(self, params, state, pcm_BxT, mel_BxFxM, burn_in: int = 0, input_noise=None):
     """Means of `nats` over all samples but the first `burn_in`; as `WaveRNN.loss`."""
-    samples = pcm_BxT.shape[1] - self.ahead
+    samples = pcm_BxT.shape[1] - self.timing.ahead
     h_IxSxBxH, targets, seen = self._run(params, state, pcm_BxT, mel_BxFxM, input_noise)
     first = burn_in // self.lanes  # positions of which no lane carries a loss
     time = fold(jnp.arange(samples) - burn_in + 1, self.lanes)[first:]  # padding: 0
@@ -157,7 +144,7 @@ class Subscale(Lanes):
 
   def _run(self, params, state, pcm_BxT, mel_BxFxM, input_noise=None):
     """States IxSxBxH after each sample, the samples' bytes IxSxB, the context IxSxBxC."""
-    samples = pcm_BxT.shape[1] - self.ahead
+    samples = pcm_BxT.shape[1] - self.timing.ahead
     pcm_BxN = jnp.concatenate([state['pcm'], pcm_BxT], axis=1)
     bytes_NxSxB = [fold(b, self.lanes) for b in audio.split_bytes(pcm_BxN.T)]
     x_TxBxH = conditioning.sample_gates(
@@ -166,7 +153,7 @@ class Subscale(Lanes):
     h_IxSxBxH, seen = self.states(
         params, state['h'], [fold(x, self.lanes) for x in x_TxBxH],
         audio.scale_byte(jnp.stack(bytes_NxSxB, axis=-1)), noise)
-    first = self.past // self.lanes
+    first = self.timing.past // self.lanes
     targets = {byte: b[first:first + len(h_IxSxBxH)]
                for byte, b in zip(wavernn.BYTES, bytes_NxSxB, strict=True)}
     return h_IxSxBxH, targets, seen
@@ -181,7 +168,7 @@ class Subscale(Lanes):
       bytes_NxSxBx2: coarse and fine of `past`, the I positions, and `ahead`.
       input_noise: None, or noise IxSxBx3 on a lane's own bytes.
     """
-    first, n = self.past // self.lanes, len(x_IxSxBxH[0])
+    first, n = self.timing.past // self.lanes, len(x_IxSxBxH[0])
     current, previous = bytes_NxSxBx2[first:first + n], bytes_NxSxBx2[first - 1:first - 1 + n]
     x_IxSxBxH = self.rnn.add_heard(params, x_IxSxBxH, previous, current[..., :1], input_noise)
     seen = None

@@ -22,9 +22,11 @@ import jax.numpy as jnp
 from wavernn_jax import audio, draw, likelihood, products
 from wavernn_jax.config import MelConfig, ModelConfig
 from wavernn_jax.models import cell, conditioning, hearing
+from wavernn_jax.models.system import Timing
 
 BYTES = ('coarse', 'fine')
 NO_PRIORS = dict.fromkeys(BYTES)
+
 
 class Recurrence(nnx.Module):
   """Parameters that all models have."""
@@ -83,9 +85,9 @@ def output_layer(inputs: int, projection: int, values: int, rngs: nnx.Rngs,
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class WaveRNN:
-  """The model as functions of parameters and state (the interface of all models).
+  """The model as functions of parameters and state (system.py).
 
-  Parameters are a nested dict of arrays. The state is a dict: `h` BxH,
+  The state is a dict: `h` BxH,
   `sample` B, the last int16 sample, and `index` B, the samples before it.
   """
 
@@ -93,24 +95,13 @@ class WaveRNN:
   mel: MelConfig
 
   @property
-  def context(self) -> int:
-    """Frames before the first and after the last of a block that it depends on."""
-    return conditioning.context(self.config) + 1
+  def timing(self) -> Timing:
+    return Timing(margin=conditioning.margin(self.config) + 1, past=self.hearing.past)
 
   @functools.cached_property
   def hearing(self):
     """What its steps hear, and of what their bytes are."""
     return hearing.build(self.config, self.mel)
-
-  @property
-  def past(self) -> int:
-    """Samples before a crop that it takes."""
-    return self.hearing.past
-
-  ahead = 0  # samples after a crop or block that its likelihood takes
-  lanes = 1  # samples of a step; lane s has the samples s, s + lanes, ..
-  delay = 0  # samples by which `sample` is late: its first so many are none of the utterance
-  lag = 0  # frames before the context of a block that `sample` takes on account of that
 
   def frames(self, samples: int) -> int:
     """Frames F that so many samples from a frame boundary on take, context included."""
@@ -122,12 +113,12 @@ class WaveRNN:
 
   def initial_state(self, batch: int):
     """The state at the start of an utterance: silence."""
-    return self.crop_state(jnp.zeros((batch, self.past), jnp.int16))
+    return self.crop_state(jnp.zeros((batch, self.timing.past), jnp.int16))
 
   def crop_state(self, past_BxN):
     """The state at the start of a crop that `past` samples are known to precede."""
     batch = len(past_BxN)
-    return {'h': jnp.zeros((batch, self.config.units)), 'pcm': past_BxN[:, -self.past:],
+    return {'h': jnp.zeros((batch, self.config.units)), 'pcm': past_BxN[:, -self.timing.past:],
             'index': jnp.zeros((batch,), jnp.uint32)}
 
   def sampling_state(self, batch: int):
@@ -158,8 +149,12 @@ class WaveRNN:
     priors = self.priors(params, heard.scale, heard.targets['coarse'])
     nats = self.byte_nats(params, h_TxBxH, heard.targets, priors=priors)
     return {byte: n.T for byte, n in nats.items()}, {
-        'h': h_TxBxH[-1], 'pcm': jnp.concatenate([state['pcm'], pcm_BxT], axis=1)[:, -self.past:],
-        'index': state['index'] + pcm_BxT.shape[1]}
+        'h': h_TxBxH[-1], **self._heard_of(state, pcm_BxT)}
+
+  def _heard_of(self, state, pcm_BxT):
+    """What a state keeps of the samples before it, after some more."""
+    pcm_BxN = jnp.concatenate([state['pcm'], pcm_BxT], axis=1)
+    return {'pcm': pcm_BxN[:, -self.timing.past:], 'index': state['index'] + pcm_BxT.shape[1]}
 
   def loss(self, params, state, pcm_BxT, mel_BxFxM, burn_in: int = 0, input_noise=None):
     """Means of `nats` over all samples but the first `burn_in`, fast to differentiate.
@@ -227,8 +222,7 @@ class WaveRNN:
     carry = (state['h'], *self.hearing.start(state['pcm'], filters))
     (h, *_), pcm_TxB = self.draws(params, carry, x_TxBxH, uniform_Tx2xB, temperatures,
                                   unroll=unroll, filters=filters, row_T=row_T)
-    pcm_BxN = jnp.concatenate([state['pcm'], pcm_TxB.T], axis=1)
-    return pcm_TxB.T, {'h': h, 'pcm': pcm_BxN[:, -self.past:], 'index': state['index'] + samples}
+    return pcm_TxB.T, {'h': h, **self._heard_of(state, pcm_TxB.T)}
 
   def draws(self, params, carry, x_TxBxH, uniform_Tx2xB, temperatures, context_TxBxC=None,
             live_TxB=None, unroll: int = 1, filters=None, row_T=None):

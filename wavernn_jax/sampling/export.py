@@ -111,7 +111,7 @@ class Export:
 
   def params(self, part: str = ''):
     """Parameters of the model, or of one part of it ('conditioning'), unpacked."""
-    tree = _nest({
+    tree = nest({
         name: blocksparse.unpack(tensor).T if is_packed(tensor)
         else _scale_coarse(name, tensor, 1 / hearing.COARSE_GAIN)
         for name, tensor in self.tensors.items() if name.startswith(part)})
@@ -134,9 +134,13 @@ def pack(params, masks, config: Config, weights: str = 'bfloat16',
     sparse_only: refuse a model without a single pruned block.
 
   Raises:
-    InputError: unknown type, sizes that blocks do not divide, or an unpruned
-      model with `sparse_only`.
+    InputError: unknown type, sizes that blocks do not divide, an unpruned model with
+      `sparse_only`, or a kind of model that exports do not hold.
   """
+  if config.model.kind == 'wavenet':
+    raise InputError("--mode=export, --engine=cpu: found a model of the kind 'wavenet', expected "
+                     'a WaveRNN; synthesise and evaluate its run with --workdir=RUN and '
+                     '--engine=scan.')
   if weights not in blocksparse.DTYPES:
     raise InputError(f'--weights={weights}: expected one of {list(blocksparse.DTYPES)}.')
   if sparse_only and all(np.all(mask) for mask in jax.tree.leaves(masks)):
@@ -168,7 +172,7 @@ def packing_block(masks, config: Config) -> tuple[int, int]:
 def packed_types(names, weights: str) -> dict[str, str]:
   """The type of each parameter that is packed: all that can be pruned."""
   everything = PruningConfig(recurrent=1, hidden=1, output=1, conditioning=1)
-  targets = flatten(pruning.targets(_nest(dict.fromkeys(names, 0)), everything))
+  targets = flatten(pruning.targets(nest(dict.fromkeys(names, 0)), everything))
   gates = 'bfloat16' if weights == 'int8' else weights
   return {name: gates if name == _GATES else weights
           for name, sparsity in targets.items() if sparsity}
@@ -296,7 +300,7 @@ def _scale_coarse(name, leaf, factor):
   return leaf * np.float32(factor) if name == 'coarse' else leaf
 
 
-def _nest(leaves: dict) -> dict:
+def nest(leaves: dict) -> dict:
   """Inverse of `flatten`."""
   tree = {}
   for name, leaf in leaves.items():

@@ -46,7 +46,7 @@ class Sampler:
   @property
   def lookahead(self) -> int:
     """Frames after a block that must be known before it is made."""
-    return self.model.context
+    return self.model.timing.margin
 
   @property
   def latency(self) -> float:
@@ -66,8 +66,8 @@ class Sampler:
   def next_block(self, state, mel_BxFxM, keys_Bx2):
     """(int16 B x block·hop, next state) from block frames and those around them.
 
-    These are `model.lag` + `lookahead` frames before and `lookahead` after; the
-    samples are those of `model.delay` samples ago. The given state is used up:
+    These are `model.timing.lag` + `lookahead` frames before and `lookahead` after; the
+    samples are those of `model.timing.delay` samples ago. The given state is used up:
     its memory is the next one's.
     """
     pcm, state = self._sample(self.params, state, mel_BxFxM, keys_Bx2, self._temperatures)
@@ -78,12 +78,12 @@ def latency(sampler) -> float:
   """Seconds of audio whose mel a stream must know before its first sample comes."""
   mel = sampler.model.mel
   frames = sampler.block_frames + sampler.lookahead
-  return (frames * mel.hop + sampler.model.delay) / mel.sample_rate
+  return (frames * mel.hop + sampler.model.timing.delay) / mel.sample_rate
 
 
 def around(sampler) -> tuple[int, int]:
   """Frames before and after those of a block that it takes."""
-  return sampler.model.lag + sampler.lookahead, sampler.lookahead
+  return sampler.model.timing.around
 
 
 def stream(params, mel_chunks, *, model, seed: int = 0, utterance: int = 0,
@@ -99,8 +99,8 @@ def stream(params, mel_chunks, *, model, seed: int = 0, utterance: int = 0,
     model: of wavernn_jax.models.
     seed, utterance: with the sample index they determine every draw.
     temperatures: of the coarse and the fine byte.
-    block_frames: frames made at a time. Latency: block_frames + model.context
-      frames and model.delay samples; model.delay is 0 but for models of
+    block_frames: frames made at a time. Latency: block_frames + model.timing.margin
+      frames and model.timing.delay samples; model.timing.delay is 0 but for models of
       several lanes, whose first lane is ahead of the last.
 
   Yields:
@@ -117,7 +117,7 @@ def stream_blocks(sampler: Sampler, mel_chunks, keys_1x2):
   floor = np.full((before, model.mel.bands), audio.mel_floor(model.mel), np.float32)
   waiting = floor  # what is before the next block, then frames not yet used
   state, window, frames = sampler.initial_state(1), before + block + after, 0
-  start, step = -model.delay, block * model.mel.hop  # of the next block's samples
+  start, step = -model.timing.delay, block * model.mel.hop  # of the next block's samples
   for chunk in mel_chunks:
     waiting = np.concatenate([waiting, audio_frames(chunk, model.mel)])
     frames += len(chunk)
@@ -165,7 +165,7 @@ def synthesize(sampler: Sampler, mels, keys_Bx2, progress=lambda samples: None):
   """
   model, block, (before, after) = sampler.model, sampler.block_frames, around(sampler)
   samples, step = np.array([len(m) for m in mels]) * model.mel.hop, block * model.mel.hop
-  blocks = -(-(samples.max() + model.delay * samples.any()) // step)
+  blocks = -(-(samples.max() + model.timing.delay * samples.any()) // step)
   padded = np.full((len(mels), before + blocks * block + after, model.mel.bands),
                    audio.mel_floor(model.mel), np.float32)
   for lane, m in enumerate(mels):
@@ -175,7 +175,8 @@ def synthesize(sampler: Sampler, mels, keys_Bx2, progress=lambda samples: None):
     window = padded[:, b * block:before + (b + 1) * block + after]
     pcm, state = sampler.next_block(state, window, keys_Bx2)
     pieces.append(pcm)
-    ends = np.clip([b * step - model.delay, (b + 1) * step - model.delay], 0, samples[:, None])
+    start = b * step - model.timing.delay
+    ends = np.clip([start, start + step], 0, samples[:, None])
     progress(int((ends[:, 1] - ends[:, 0]).sum()))
   joined = np.concatenate([np.zeros((len(mels), 0), np.int16), *pieces], axis=1)
-  return [joined[lane, model.delay:model.delay + n] for lane, n in enumerate(samples)]
+  return [joined[lane, model.timing.delay:model.timing.delay + n] for lane, n in enumerate(samples)]

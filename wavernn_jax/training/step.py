@@ -58,6 +58,12 @@ def input_noise(key, batch: int, config: Config):
   return config.train.input_noise * jax.random.normal(key, shape).swapaxes(0, 1)
 
 
+def flipped(key, pcm_BxN):
+  """Crops of which a random half has the other polarity; their mel is the same."""
+  sign_B = jax.random.rademacher(key, (len(pcm_BxN),), jnp.int32)
+  return jnp.clip(pcm_BxN * sign_B[:, None], -2**15, 2**15 - 1).astype(jnp.int16)
+
+
 def crop_loss(model, params, batch, config: Config):
   """Mean nats/sample of a batch of crops, and its coarse and fine parts.
 
@@ -66,9 +72,10 @@ def crop_loss(model, params, batch, config: Config):
   `config.train.burn_in` samples, which suffer from that, carry no loss.
   """
   pcm, mel_BxFxM = crops.crop_inputs(batch, config.mel)
-  state = model.crop_state(pcm[:, :model.past])
+  state = model.crop_state(pcm[:, :model.timing.past])
   noise = batch['noise'].swapaxes(0, 1) if 'noise' in batch else None
-  parts = model.loss(params, state, pcm[:, model.past:], mel_BxFxM, config.train.burn_in, noise)
+  parts = model.loss(
+      params, state, pcm[:, model.timing.past:], mel_BxFxM, config.train.burn_in, noise)
   return sum(parts.values()), {f'nll_{byte}': value for byte, value in parts.items()}
 
 
@@ -125,9 +132,11 @@ def train_step(model, config: Config, state, batch, mesh=None):
   the loop then stops with weights that are still good.
   """
   step = state['step']
+  key = jax.random.fold_in(jax.random.key(config.train.seed), step)
+  if config.train.flip_polarity:
+    batch = batch | {'pcm': flipped(jax.random.fold_in(key, 1), batch['pcm'])}
   if config.train.input_noise:
-    noise_key = jax.random.fold_in(jax.random.key(config.train.seed), step)
-    batch = batch | {'noise': input_noise(noise_key, len(batch['pcm']), config)}
+    batch = batch | {'noise': input_noise(key, len(batch['pcm']), config)}
   masks = pruning.update_masks(state['params'], state['masks'], step, config.pruning)
 
   (loss, parts), gradient = gradients(model, config, state['params'], masks, batch, mesh)

@@ -70,7 +70,7 @@ class Sampler:
   @property
   def lookahead(self) -> int:
     """Frames after a block that must be known before it is made."""
-    return self.model.context
+    return self.model.timing.margin
 
   @property
   def latency(self) -> float:
@@ -103,11 +103,11 @@ class Sampler:
   def position(self) -> int:
     """Samples from the first frame of `gates` to the first sample of a block."""
     mel = self.model.mel
-    return (self.model.lag + 1) * mel.hop - audio.frame_offset(mel)
+    return (self.model.timing.lag + 1) * mel.hop - audio.frame_offset(mel)
 
   def lane_nats(self, utterances, progress=lambda samples: None):
     """As `evaluation.Evaluator.lane_nats`, in the very arithmetic of the draws."""
-    nats_UxSx2 = np.zeros((len(utterances), self.model.lanes, 2))
+    nats_UxSx2 = np.zeros((len(utterances), self.model.timing.lanes, 2))
     for i, nats_Sx2 in enumerate(self._pool.map(self._nats, utterances)):
       nats_UxSx2[i] = nats_Sx2
       progress(utterances[i].samples)
@@ -119,7 +119,7 @@ class Sampler:
     mel, block, (before, after) = self.model.mel, self.block_frames, scan.around(self)
     pcm_T = utterance.read(0, utterance.samples, mel.sample_rate)
     mel_FxM = corpus.utterance_mel(utterance, mel)
-    blocks = -(-(len(pcm_T) + self.model.delay) // (block * mel.hop))
+    blocks = -(-(len(pcm_T) + self.model.timing.delay) // (block * mel.hop))
     padded = np.full((before + blocks * block + after, mel.bands), audio.mel_floor(mel),
                      np.float32)
     padded[before:before + len(mel_FxM)] = mel_FxM

@@ -64,7 +64,7 @@ def open_chip(model, params, weights: str):
   """
   if jax.default_backend() == 'tpu':
     # The kernel takes the gate inputs of a frame together; lanes have them for each sample.
-    return chips.Tpu(params, weights, model.mel.hop if model.lanes == 1 else 1)
+    return chips.Tpu(params, weights, model.mel.hop if model.timing.lanes == 1 else 1)
   return chips.Cuda(params, weights)
 
 
@@ -92,7 +92,7 @@ class Sampler:
   @property
   def lookahead(self) -> int:
     """Frames after a block that must be known before it is made."""
-    return self.model.context
+    return self.model.timing.margin
 
   def initial_state(self, batch: int):
     return self.model.initial_state(batch)

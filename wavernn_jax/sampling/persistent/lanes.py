@@ -54,7 +54,7 @@ class Sampler(scan.Sampler):
     rnn, config, rows = self.model.rnn, self.model.config, self._rows(batch)
     rng, shape = np.random.default_rng(0), (config.context_block, rows)
     x = [rng.standard_normal((*shape, config.units)).astype(np.float32) for _ in 'ure']
-    seen = None if self.model.lanes == 1 else rng.standard_normal(
+    seen = None if self.model.timing.lanes == 1 else rng.standard_normal(
         (*shape, config.context_channels)).astype(np.float32)
     uniform = draw.uniforms(draw.keys(0, range(rows)), np.zeros(rows, np.uint32), shape[0])
     silent = np.zeros(rows, np.int16)
@@ -73,7 +73,7 @@ class Sampler(scan.Sampler):
                           self._temperatures, self._chip.tolerance)
 
   def _rows(self, batch: int) -> int:
-    return batch * self.model.lanes
+    return batch * self.model.timing.lanes
 
   def _draws(self, params, carry, x_LxRxH, uniform_Lx2xR, temperatures, context_LxRxC, live_LxR,
              unroll):
