@@ -35,25 +35,23 @@ def synthesize(inputs, output):
 
 def launch(lines, folder):
   """Each of the command lines in a process forked once more; a line of JSON for each."""
-  sys.argv = ['launch.py']
-  import launch as launch_lib  # its flags are not those of tests
-
   def claim(*_):
     raise Accepted
   workdir.claim = claim
-  launch_lib.logging.set_verbosity(launch_lib.logging.FATAL)
   for line in lines:
     child = os.fork()
     if not child:
-      outcome = json.dumps(_launched(launch_lib, ['launch.py', *line])) + '\n'
+      outcome = json.dumps(_launched(['launch.py', *line])) + '\n'
       with open(f'{folder}/outcomes.jsonl', 'a') as file:
         file.write(outcome)
       os._exit(0)
     os.waitpid(child, 0)
 
 
-def _launched(launch_lib, argv):
+def _launched(argv):
   sys.argv = argv  # where the flags of a config are looked for
+  import launch as launch_lib  # in a process that has no other flags
+  launch_lib.logging.set_verbosity(launch_lib.logging.FATAL)
   try:
     launch_lib.main(launch_lib._parse(argv))
     return ['done', '']
