@@ -1,8 +1,10 @@
 """What a step hears of the samples before it, and of what its bytes are.
 
 `Bytes` is the paper's: the bytes of the last sample are heard and those of the next one
-are coded. `Residuals` codes what a prediction leaves (prediction.py), and hears the last
-residuals over the scale σ that the spectrogram expects of them, with and without sign.
+are coded. `Residuals` codes what a prediction leaves (prediction.py). It hears the last
+residuals over the scale σ that the spectrogram expects of them, with and without sign,
+and the last sample and the prediction over the level that it expects of samples: how
+loud the residual is depends on where in a period of pitch the waveform is.
 
 `sequence` gives both for known samples. In sampling a *tape* is carried from step to
 step: `before` gives what is heard, `after` takes what was drawn. `filters` are what a
@@ -25,7 +27,7 @@ from wavernn_jax.models import conditioning, prediction
 # the coarse byte their growth alone takes thousands of steps.
 COARSE_GAIN = 64.0
 RESIDUALS = 4  # past ones that are heard
-BOUND = 8.0  # of a residual over σ that is heard
+BOUND = 8.0  # of what is heard over its scale
 PRIOR = -0.65  # ln(b/σ) before training: the best for speech, within 0.01 nats
 
 # The logarithm of a Laplace density of scale b is −|x|/b and a constant. Summed over the
@@ -56,11 +58,6 @@ def build(config: ModelConfig, mel: MelConfig):
   return Residuals(config, mel) if config.prediction == 'spectral' else Bytes()
 
 
-def current(coarse):
-  """What the fine units hear of the coarse byte, [..., 1]."""
-  return audio.scale_byte(coarse)[..., None]
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bytes:
   """§2: x_t = [c_{t−1}, f_{t−1}, c_t]. The tape is the last sample's bytes."""
@@ -73,7 +70,12 @@ class Bytes:
     del mel_BxFxM
     coarse, fine = audio.split_bytes(pcm_BxN.T)
     return Sequence(audio.scale_byte(jnp.stack([coarse[:-1], fine[:-1]], axis=-1)),
-                    current(coarse[1:]), {'coarse': coarse[1:], 'fine': fine[1:]}, None)
+                    self.current(coarse[1:], None), {'coarse': coarse[1:], 'fine': fine[1:]}, None)
+
+  def current(self, coarse, filters):
+    """What the fine units hear of the coarse byte, [..., 1]."""
+    del filters
+    return audio.scale_byte(coarse)[..., None]
 
   def filters(self, mel_BxFxM, samples: int):
     del mel_BxFxM, samples
@@ -102,8 +104,8 @@ class Residuals:
   config: ModelConfig
   mel: MelConfig
 
-  width = 2 * RESIDUALS  # K
-  gains = np.float32([1] * width + [COARSE_GAIN])
+  width = 2 * RESIDUALS + 2  # K
+  gains = np.ones(width + 1, np.float32)
 
   @property
   def past(self) -> int:
@@ -114,20 +116,35 @@ class Residuals:
     """Of the samples that follow the first `past` ones."""
     filters_F = self._frame_filters(mel_BxFxM)
     row_T = self.rows(-RESIDUALS, pcm_BxN.shape[1] - self.past)
-    x_TxB, z_TxB = self._residuals(pcm_BxN, filters_F, row_T)
-    heard = [z_TxB[RESIDUALS - k:len(z_TxB) - k] for k in range(1, RESIDUALS + 1)]
+    predicted_TxB, x_TxB, z_TxB = self._residuals(pcm_BxN, filters_F, row_T)
+    past_TxBxR = jnp.stack(
+        [z_TxB[RESIDUALS - k:len(z_TxB) - k] for k in range(1, RESIDUALS + 1)], axis=-1)
+    at = filters_F._replace(taps=None)  # of which copies for all samples would be large
+    at = jax.tree.map(lambda a: a[row_T[RESIDUALS:]], at)
+    previous = self._heard(past_TxBxR, pcm_BxN.T[self.past - 1:-1], predicted_TxB[RESIDUALS:],
+                           at.level)
     coarse, fine = audio.split_bytes(x_TxB[RESIDUALS:])
-    return Sequence(_with_sizes(jnp.stack(heard, axis=-1)), current(coarse),
-                    {'coarse': coarse, 'fine': fine}, filters_F.scale[row_T[RESIDUALS:]])
+    return Sequence(previous, self.current(coarse, at), {'coarse': coarse, 'fine': fine},
+                    at.scale)
+
+  def _heard(self, past_NxR, last_N, predicted_N, level_N):
+    """[..., K] of past residuals over σ, the last sample and the prediction."""
+    waveform_Nx2 = jnp.stack([last_N, predicted_N], axis=-1) / level_N[..., None]
+    return jnp.concatenate(
+        [past_NxR, jnp.abs(past_NxR), jnp.clip(waveform_Nx2, -BOUND, BOUND)], axis=-1)
+
+  def current(self, coarse, filters):
+    """What the fine units hear of the coarse byte, [..., 1]: the middle of its residuals."""
+    return over_scale(256 * coarse - (2**15 - 127.5), filters.scale)[..., None]
 
   def _residuals(self, pcm_BxN, filters_F, row_T):
-    """x and x/σ, TxB each, of all samples but the first D."""
+    """p̂, x and x/σ, TxB each, of all samples but the first D."""
     pcm_NxB, taps = pcm_BxN.T, self.config.taps
     predicted_TxB = prediction.predict_all(
         filters_F.taps.transpose(2, 1, 0), filters_F.shift[row_T], pcm_NxB, row_T,
         prediction.offsets(taps), taps)
     x_TxB = prediction.encode(pcm_NxB[taps:], predicted_TxB)
-    return x_TxB, over_scale(x_TxB, filters_F.scale[row_T])
+    return predicted_TxB, x_TxB, over_scale(x_TxB, filters_F.scale[row_T])
 
   def _frame_filters(self, mel_BxFxM) -> prediction.Filter:
     """Filters of the frames −1, 0, ..; leading axes FxB."""
@@ -147,12 +164,13 @@ class Residuals:
     return self._frame_filters(mel_BxFxM), self.rows(0, samples)
 
   def start(self, pcm_BxP, filters):
-    _, z_RxB = self._residuals(pcm_BxP, filters, self.rows(-RESIDUALS, 0))
+    *_, z_RxB = self._residuals(pcm_BxP, filters, self.rows(-RESIDUALS, 0))
     return pcm_BxP[:, -self.config.taps:], z_RxB[::-1].T
 
   def before(self, tape, filters):
     pcm_BxD, z_BxR = tape
-    return _with_sizes(z_BxR), prediction.predict(filters.taps, filters.shift, pcm_BxD)
+    predicted_B = prediction.predict(filters.taps, filters.shift, pcm_BxD)
+    return self._heard(z_BxR, pcm_BxD[:, -1], predicted_B, filters.level), predicted_B
 
   def after(self, tape, coarse, fine, predicted, filters):
     pcm_BxD, z_BxR = tape
@@ -165,11 +183,6 @@ class Residuals:
 def over_scale(x, scale):
   """A residual as it is heard: over σ, within bounds."""
   return jnp.clip(x / scale, -BOUND, BOUND)
-
-
-def _with_sizes(z):
-  """[..., R] -> [..., 2R]: each, and then the size of each."""
-  return jnp.concatenate([z, jnp.abs(z)], axis=-1)
 
 
 def priors(log_ratio, scale, coarse):

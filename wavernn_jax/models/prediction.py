@@ -45,11 +45,13 @@ class Filter(typing.NamedTuple):
   taps: int32 [..., D], the weights times 2^shift, of the offsets in their order.
   shift: int32 [...].
   scale: float32 [...], σ: the expected size of the residual in 16-bit steps.
+  level: float32 [...]: that of the samples.
   """
 
   taps: jax.Array
   shift: jax.Array
   scale: jax.Array
+  level: jax.Array
 
 
 def offsets(taps: int) -> np.ndarray:
@@ -75,11 +77,16 @@ def spectral_filter(mel_NxM, known_LxD, offsets_D, mel: MelConfig) -> Filter:
     solved = [levinson(r_NxK, len(offsets_D)) if _is_past(offsets_D, known_D)
               else solve(r_NxK, offsets_D, known_D) for known_D in known_LxD]
     w_NxLxD, v_NxL = (jnp.stack(part, axis=mel_NxM.ndim - 1) for part in zip(*solved, strict=True))
-    window = np.square(audio.hann(mel.window)).sum()
-    # A sample is rounded to an integer: no prediction is better than that.
-    scale_NxL = jnp.sqrt(v_NxL * (_FULL_SCALE**2 / window) + 1 / 12)
+    level_NxL = jnp.broadcast_to(r_NxK[..., :1], v_NxL.shape)
     taps_NxLxD, shift_NxL = quantise(w_NxLxD)
-    return Filter(taps_NxLxD, shift_NxL, scale_NxL.astype(jnp.float32))
+    return Filter(taps_NxLxD, shift_NxL, _size(v_NxL, mel), _size(level_NxL, mel))
+
+
+def _size(power_N, mel: MelConfig):
+  """The size in 16-bit steps of what has a power under the window."""
+  window = np.square(audio.hann(mel.window)).sum()
+  # A sample is rounded to an integer: nothing is smaller than that.
+  return jnp.sqrt(power_N * (_FULL_SCALE**2 / window) + 1 / 12).astype(jnp.float32)
 
 
 def _is_past(offsets_D, known_D) -> bool:

@@ -262,7 +262,7 @@ class WaveRNN:
       scale = None if at is None else at.scale
       y_coarse, coarse = half(0, h, g_BxG, x, uniform_coarse, self.priors(params, scale, 0),
                               context)
-      x = _add(x, [w[-1:] for w in weights_3xKxH], hearing.current(coarse))
+      x = _add(x, [w[-1:] for w in weights_3xKxH], self.hearing.current(coarse, at))
       y_fine, fine = half(1, h, g_BxG, x, uniform_fine, self.priors(params, scale, coarse))
       h_new = jnp.concatenate([y_coarse, y_fine], axis=1)
       if live is not None:
