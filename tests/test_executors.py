@@ -19,6 +19,7 @@ from experiments.sweeps import sweep
 from wavernn_jax import audio, executors
 from wavernn_jax.config import MelConfig
 from wavernn_jax.errors import InputError
+from wavernn_jax.models.system import Timing
 from wavernn_jax.synthesis import bulk
 from wavernn_jax.training import journal
 
@@ -35,7 +36,7 @@ class Loudness:
 
   def __init__(self):
     self.model = types.SimpleNamespace(
-        mel=MEL, lag=0, delay=0, ended=lambda state, samples: state)
+        mel=MEL, timing=Timing(margin=0), ended=lambda state, samples: state)
 
   def warm_up(self, batch):
     self.opened.append(batch)
