@@ -9,7 +9,7 @@ import pytest
 import random_models
 from random_models import MEL, build_wavenet as build, nats, parameters, speech as random_speech
 
-from wavernn_jax import audio, config as config_lib, config_rules, draw
+from wavernn_jax import audio, config as config_lib, draw, rules
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import conditioning, context, mixture, prediction, wavenet
 from wavernn_jax.sampling import scan, stream
@@ -29,7 +29,7 @@ def test_the_paper_s_has_30_blocks_in_3_cycles():
   model = wavenet.WaveNet(config.model, config.mel)
   assert model.dilations == tuple(2**i for i in range(10)) * 3
   assert model.reach == 3 * 1023 + 1
-  config_rules.check(config)
+  rules.check(config)
 
 
 def test_parameters_depend_on_the_seed_alone():
@@ -309,8 +309,8 @@ def test_bfloat16_products_stay_near_float32():
 
 @pytest.mark.parametrize('changes, message', [
     ({'blocks': 31}, 'model.cycles: found 3, expected a divisor of model.blocks = 31'),
-    ({'blocks': 0}, 'model.blocks: found 0, expected a positive number'),
-    ({'cycles': 0}, 'model.cycles: found 0, expected a positive number'),
+    ({'blocks': 0}, 'model.blocks: found 0, expected 1 to 256'),
+    ({'cycles': 0}, 'model.cycles: found 0, expected 1 to 256'),
     ({'residual': 0}, 'model.residual: found 0'), ({'skip': 0}, 'model.skip: found 0'),
     ({'mixtures': 0}, 'model.mixtures: found 0'),
     ({'blocks': 60, 'cycles': 2}, 'model.cycles: found 2, expected 4 or more'),
@@ -318,11 +318,11 @@ def test_bfloat16_products_stay_near_float32():
 def test_an_impossible_model_is_named(changes, message):
   config = config_lib.Config(model=config_lib.ModelConfig(kind='wavenet', **changes))
   with pytest.raises(InputError, match=message):
-    config_rules.check(config)
+    rules.check(config)
 
 
 def test_pruning_is_refused():
   config = config_lib.Config(model=config_lib.ModelConfig(kind='wavenet'))
   config.pruning.recurrent = 0.9
   with pytest.raises(InputError, match='pruning: found 0.9, expected 0 .*wavenet is not pruned'):
-    config_rules.check(config)
+    rules.check(config)

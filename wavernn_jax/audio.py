@@ -196,28 +196,6 @@ def _decoding(path: str):
 # Mel spectrograms
 
 
-def check_mel_config(mel: MelConfig) -> None:
-  """Raises InputError, naming all fields that are wrong."""
-  positive = ('sample_rate', 'n_fft', 'window', 'hop', 'bands', 'power', 'clamp')
-  rules = [(getattr(mel, f) > 0, f, 'above 0') for f in positive] + [
-      (mel.n_fft % 2 == 0, 'n_fft', 'even'),
-      (mel.window <= mel.n_fft, 'window', f'at most n_fft = {mel.n_fft}'),
-      (mel.hop <= mel.window, 'hop', f'at most window = {mel.window}'),
-      (mel.center or mel.hop % 2 == 0, 'hop', 'even where center is False'),
-      (0 <= mel.fmin < mel.fmax, 'fmin', f'in 0..fmax = {mel.fmax}'),
-      (mel.fmax <= mel.sample_rate / 2, 'fmax', f'at most {mel.sample_rate / 2} Hz'),
-      (mel.power_floor >= 0, 'power_floor', '0 or above'),
-      (mel.mel_scale in ('slaney', 'htk'), 'mel_scale', "'slaney' or 'htk'"),
-      (mel.mel_norm in ('slaney', 'none'), 'mel_norm', "'slaney' or 'none'"),
-      (mel.log in ('e', '10'), 'log', "'e' or '10'"),
-      (mel.pad_mode in ('reflect', 'constant'), 'pad_mode', "'reflect' or 'constant'"),
-  ]
-  wrong = [f'config.mel.{field}: found {getattr(mel, field)!r}, expected {expected}'
-           for holds, field, expected in rules if not holds]
-  if wrong:
-    raise InputError('; '.join(wrong) + '. Correct the config, or take a mel preset.')
-
-
 def mel_floor(mel: MelConfig) -> float:
   """Returns the lowest value of a log mel."""
   return float(_log(np.float64(mel.clamp), mel, np))

@@ -113,7 +113,7 @@ class Export:
 
   def params(self, part: str = ''):
     """Parameters of the model, or of one part of it ('conditioning'), unpacked."""
-    tree = _nest({
+    tree = nest({
         name: blocksparse.unpack(tensor).T if is_packed(tensor)
         else _scale_coarse(name, tensor, 1 / hearing.COARSE_GAIN)
         for name, tensor in self.tensors.items() if name.startswith(part)})
@@ -121,7 +121,7 @@ class Export:
 
   def masks(self):
     """The blocks that matrices keep, as pruning.py has them; None where they keep all."""
-    return _nest({name: _kept(tensor) if is_packed(tensor) else None
+    return nest({name: _kept(tensor) if is_packed(tensor) else None
                   for name, tensor in self.tensors.items()})
 
 
@@ -199,7 +199,7 @@ def packing_block(masks, config: Config) -> tuple[int, int]:
 def packed_types(names, weights: str) -> dict[str, str]:
   """The type of each parameter that is packed: all that can be pruned."""
   everything = PruningConfig(recurrent=1, hidden=1, output=1, conditioning=1)
-  targets = flatten(pruning.targets(_nest(dict.fromkeys(names, 0)), everything))
+  targets = flatten(pruning.targets(nest(dict.fromkeys(names, 0)), everything))
   gates = 'bfloat16' if weights == 'int8' else weights
   return {name: gates if name == _GATES else weights
           for name, sparsity in targets.items() if sparsity}
@@ -337,7 +337,7 @@ def _scale_coarse(name, leaf, factor):
   return leaf * np.float32(factor) if name == 'coarse' else leaf
 
 
-def _nest(leaves: dict) -> dict:
+def nest(leaves: dict) -> dict:
   """Inverse of `flatten`."""
   tree = {}
   for name, leaf in leaves.items():
