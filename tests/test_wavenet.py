@@ -199,7 +199,7 @@ def test_an_untrained_model_of_residuals_is_the_closed_form(speech, mel):
   window = np.pad(frames[:70 + margin], ((margin, 0), (0, 0)),
                   constant_values=audio.mel_floor(mel))[None]
   found, _ = nats(net, net.init(0), pcm[None, :samples], window)
-  padded = np.pad(pcm[None, :samples], ((0, 0), (net.past, 0)))
+  padded = np.pad(pcm[None, :samples], ((0, 0), (net.timing.past, 0)))
   step, values = net.inputs.sequence(padded, window, np.float32)
   scale = 0.7 * np.asarray(step.unit)
   laplace = np.log(2 * scale) + np.abs(np.float32(values)) / scale
@@ -229,7 +229,7 @@ def test_draws_again_from_the_teacher_forced_network_give_the_samples(net):
       step, _ = net.inputs.sequence(known, mel, np.float64)
       np.testing.assert_array_equal(prediction.decode(values, step.predicted), drawn.T)
       np.testing.assert_allclose(end['queue'], queue, atol=1e-9)
-      np.testing.assert_array_equal(end['pcm'], known[:, -net.past:])
+      np.testing.assert_array_equal(end['pcm'], known[:, -net.timing.past:])
       np.testing.assert_array_equal(end['index'], start['index'] + samples)
       assert len(np.unique(drawn)) > 30
 

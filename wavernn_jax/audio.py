@@ -26,6 +26,7 @@ from wavernn_jax.errors import InputError
 
 _FULL_SCALE = 32_768
 _RATES = 4_000, 384_000  # Hz, of recordings; others are damaged headers
+_DENSEST = 8_192  # samples of silence that a byte of flac can stand for
 _STREAMED_BYTES = 2**31 - 2**16  # programs that write to a pipe put such a length
 _CHUNK_F = 256  # frames that `utterance_log_mel` computes at a time
 
@@ -128,6 +129,10 @@ def open_audio(path) -> AudioFile:
     raise InputError(
         f'{path}: truncated: found {cut[2]} bytes of samples, the header says '
         f'{cut[1]}; copy or convert the file again.')
+  if info.frames > _DENSEST * os.path.getsize(path):
+    raise InputError(
+        f'{path}: its header says {info.frames} samples, more than {os.path.getsize(path)} bytes '
+        'can hold; copy or convert the file again.')
   if _contradicts_itself(info):
     raise InputError(
         f'{path}: its header contradicts itself (channels, bits and bytes of a sample); '

@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from wavernn_jax import audio
+from wavernn_jax import audio, files as files_lib
 from wavernn_jax.errors import InputError
 
 _FRAME_SECONDS = 0.025
@@ -141,6 +141,6 @@ def advice(found: dict) -> list[str]:
 
 
 def listed_paths(folder, suffix: str) -> list[pathlib.Path]:
-  """Files below a folder, hidden ones left out."""
-  return sorted(p for p in pathlib.Path(folder).rglob(f'*{suffix}')
-                if not p.name.startswith('.') and p.is_file())
+  """Files below a folder, hidden ones left out; see `files.walk`."""
+  return [p for p in files_lib.walk(folder)
+          if p.suffix.lower() == suffix and not p.name.startswith('.') and p.is_file()]

@@ -251,6 +251,7 @@ def read(path) -> Voice:
     InputError: if there is no such file, it is damaged, inconsistent or of a
       newer version.
   """
+  files.check_regular(path, 'a file that --mode=export has written')
   try:
     data = pathlib.Path(path).read_bytes()
   except OSError as error:
