@@ -9,7 +9,7 @@ import numpy as np
 from wavernn_jax import audio, draw, models, pruning
 from wavernn_jax.config import Config, MelConfig, ModelConfig
 from wavernn_jax.models import context, fused, wavernn
-from wavernn_jax.sampling import blocksparse, scan
+from wavernn_jax.sampling import blocksparse, scan, stream
 from wavernn_jax.sampling.cpu import layout
 
 MEL = MelConfig(name='tiny', sample_rate=800, n_fft=16, window=8, hop=4, bands=3, fmax=400.0)
@@ -100,17 +100,17 @@ def drawn_once(build, block, frames):
   def whole(frames=frames, block=block, seed=0, utterance=0, **fields):
     chosen = sampler(block, **fields)
     mel = log_mel(chosen.model.mel, frames)
-    return scan.synthesize(chosen, [mel], draw.keys(seed, [utterance]))[0]
+    return stream.batch(chosen, [mel], draw.keys(seed, [utterance]))[0]
   return sampler, whole
 
 
 def assert_neither_batch_nor_threads_change_a_sample(sampler, mels):
   """`sampler`: threads -> CPU sampler."""
   keys = draw.keys(2, range(len(mels)))
-  alone = [scan.synthesize(sampler(threads=1), [m], keys[i:i + 1])[0]
+  alone = [stream.batch(sampler(threads=1), [m], keys[i:i + 1])[0]
            for i, m in enumerate(mels)]
   for threads in (1, 3):
-    together = scan.synthesize(sampler(threads=threads), mels, keys)
+    together = stream.batch(sampler(threads=threads), mels, keys)
     for a, b in zip(alone, together, strict=True):
       np.testing.assert_array_equal(a, b)
 

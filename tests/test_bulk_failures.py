@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 import pytest
-from test_executors import MEL, RATE, open_loudness, sounds, speak
+from test_executors import MEL, RATE, Loudness, sounds, speak
 from test_files import full_disk
 
 from wavernn_jax import audio, executors
@@ -90,7 +90,7 @@ def test_a_full_disk_fails_what_is_left_and_the_same_command_goes_on(
   speak(mels, whole)
   sizes = {name: len(data) for name, data in sounds(whole).items()}
   full_disk(room=sizes['2.wav'])  # enough for all but the longest, which comes first
-  result = bulk.synthesize(bulk.find_inputs(mels), output, open_loudness, MEL, {
+  result = bulk.synthesize(bulk.find_inputs(mels), output, Loudness, MEL, {
       'model': 'm', 'seed': 0, 'engine': 'loud'}, executors.InProcess(), batch=1)
   assert set(result['failed']) == set('0123') and result['files'] == 0
   reason, = set(result['failed'].values())
@@ -104,7 +104,7 @@ def test_a_full_disk_fails_what_is_left_and_the_same_command_goes_on(
 def test_a_wav_that_cannot_be_written_is_its_own_failure(mels, tmp_path):
   output = tmp_path / 'out'
   result = bulk.synthesize(
-      bulk.find_inputs(mels) | {'x' * 300: mels / '0.npy'}, output, open_loudness, MEL, {
+      bulk.find_inputs(mels) | {'x' * 300: mels / '0.npy'}, output, Loudness, MEL, {
           'model': 'm', 'seed': 0, 'engine': 'loud'}, executors.InProcess(), batch=2)
   assert set(result['failed']) == {'x' * 300} and result['files'] == 4
   assert 'File name too long' in result['failed']['x' * 300]

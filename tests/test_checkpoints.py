@@ -100,30 +100,34 @@ def test_what_a_killed_save_left_is_no_checkpoint_and_is_removed(tmp_path, tiny_
   assert not half.exists() and steps_on_disk(tmp_path) == [1, 3]
 
 
-def test_load_weights_takes_the_ema_of_the_best_checkpoint(tmp_path, tiny_config, state):
+def test_the_voice_of_a_run_is_the_ema_of_the_best_checkpoint(tmp_path, tiny_config, state):
   workdir_lib.claim(tmp_path, tiny_config, 'corpus').close()
   with pytest.raises(InputError, match='no complete checkpoint'):
-    checkpoints.load_weights(tmp_path)
+    checkpoints.load(tmp_path)
   saved = checkpoints.Checkpoints(tmp_path)
   saved.save(at(state, 1, 3), {'batches': 1}, tiny_config)
   saved.wait()
-  assert_same(checkpoints.load_weights(tmp_path), at(state, 1, 3)['ema'])  # none evaluated
+  first = checkpoints.load(tmp_path)
+  assert_same(first.params, at(state, 1, 3)['ema'])  # none evaluated
   best = at(state, 2, 5) | {'ema': jax.tree.map(lambda x: x + 1, state['ema'])}
   saved.save(best, {'batches': 2}, tiny_config, 4.0)
   saved.save(at(state, 3, 7), {'batches': 3}, tiny_config, 6.0)
   saved.save(at(state, 4, 8), {'batches': 4}, tiny_config)
   saved.close()
-  assert_same(checkpoints.load_weights(tmp_path), best['ema'])
+  voice = checkpoints.load(tmp_path)
+  assert_same(voice.params, best['ema'])
+  assert_same(voice.masks, best['masks'])
+  assert voice.identity != first.identity and voice.packed is None
 
 
 def test_weights_of_another_config_are_rejected_by_field(tmp_path, tiny_config):
   with pytest.raises(InputError, match='holds no run'):
-    checkpoints.load_weights(tmp_path)
+    checkpoints.load(tmp_path)
   workdir_lib.claim(tmp_path, tiny_config, 'corpus').close()
   tiny_config.model.units, tiny_config.mel.fmin = 32, 80.0
   tiny_config.train.batch = 99  # matters to no weight
   with pytest.raises(InputError) as error:
-    checkpoints.load_weights(tmp_path, tiny_config)
+    checkpoints.load(tmp_path, tiny_config)
   assert '--config.model.units: 16 there, 32 here' in str(error.value)
   assert '--config.mel.fmin: 40.0 there, 80.0 here' in str(error.value)
   assert 'batch' not in str(error.value)
@@ -182,9 +186,9 @@ def test_a_damaged_checkpoint_is_left_out_for_the_newest_intact_one(
   if damaged == 'gone':
     path.unlink()
   with pytest.warns(UserWarning, match=r'checkpoints/2: is damaged \(.*step 1 takes its place'):
-    assert_same(checkpoints.load_weights(tmp_path), at(state, 1, 2)['ema'])
+    assert_same(checkpoints.load(tmp_path).params, at(state, 1, 2)['ema'])
   with pytest.warns(UserWarning, match='step 1 takes its place'):
-    assert checkpoints.identity(tmp_path).startswith('1:')
+    assert checkpoints.load(tmp_path).identity.startswith('1:')
   assert steps_on_disk(tmp_path) == [1, 2]  # readers leave everything as it is
   writer = checkpoints.Checkpoints(tmp_path)
   with pytest.warns(UserWarning, match='step 1 takes its place'):
@@ -192,7 +196,7 @@ def test_a_damaged_checkpoint_is_left_out_for_the_newest_intact_one(
   assert position == {'batches': 1} and int(restored['step']) == 1
   writer.save(at(state, 2, 9), {'batches': 2}, tiny_config)  # the step can be saved again
   writer.close()
-  assert_same(checkpoints.load_weights(tmp_path), at(state, 2, 9)['ema'])
+  assert_same(checkpoints.load(tmp_path).params, at(state, 2, 9)['ema'])
   assert [p.name for p in (tmp_path / 'damaged').iterdir()] == ['2.0']
 
 
@@ -201,7 +205,7 @@ def test_a_run_of_damaged_checkpoints_alone_is_one_clear_error(tmp_path, tiny_co
   for step in ('1', '2'):
     path = folder / step / 'state' / 'manifest.ocdbt'
     path.write_bytes(path.read_bytes()[:-1])
-  for read in (checkpoints.load_weights, checkpoints.identity,
+  for read in (checkpoints.load,
                lambda w: checkpoints.Checkpoints(w).resume(state)):
     with pytest.raises(InputError, match=r'(?s)all 2 checkpoints are damaged:.*manifest\.ocdbt '
                        r'has \d+ bytes, \d+ were written.*Restore'):
@@ -212,11 +216,11 @@ def test_a_run_of_damaged_checkpoints_alone_is_one_clear_error(tmp_path, tiny_co
 def test_a_checkpoint_of_before_there_were_seals_is_read(tmp_path, tiny_config, state):
   folder = saved_twice(tmp_path, tiny_config, state, (1,))
   (folder / '1' / 'seal').unlink()
-  assert_same(checkpoints.load_weights(tmp_path), at(state, 1, 2)['ema'])
+  assert_same(checkpoints.load(tmp_path).params, at(state, 1, 2)['ema'])
   for path in all_files(folder / '1' / 'state'):
     path.write_bytes(path.read_bytes()[:-20])
   with pytest.raises(InputError, match=f'{folder}/1: cannot be read .*remove this folder'):
-    checkpoints.load_weights(tmp_path)
+    checkpoints.load(tmp_path)
 
 
 def test_a_checkpoint_that_was_being_replaced_by_a_killed_process_is_put_back(
@@ -228,7 +232,7 @@ def test_a_checkpoint_that_was_being_replaced_by_a_killed_process_is_put_back(
   assert again.latest() == 2 and not (tmp_path / 'replaced').exists()
   again.save(at(state, 2, 5), {'batches': 2}, tiny_config, 4.0)  # its NLL came later
   again.close()
-  assert_same(checkpoints.load_weights(tmp_path), at(state, 2, 5)['ema'])
+  assert_same(checkpoints.load(tmp_path).params, at(state, 2, 5)['ema'])
   assert not (tmp_path / 'replaced').exists()
 
 

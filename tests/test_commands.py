@@ -44,7 +44,7 @@ def _read(path):
 def test_evaluation_is_the_mean_over_whole_utterances(run):
   result = commands.evaluate(str(run), 'test')
   config = workdir_lib.read_config(run)
-  model, params = models.build(config), checkpoints.load_weights(run)
+  model, params = models.build(config), checkpoints.load(run).params
   nats, samples = 0.0, 0
   for path in sorted(TEST.glob('*.flac')):
     pcm = _read(path)
@@ -109,7 +109,7 @@ def test_fine_tuning_starts_from_the_other_run_s_ema(run, tmp_path):
   config.train.steps = 1
   config.optimizer.warmup_steps = 1  # a rate of 0 at the first step
   commands.train(config, str(tmp_path / 'tuned'))
-  before, after = checkpoints.load_weights(run), checkpoints.load_weights(tmp_path / 'tuned')
+  before, after = checkpoints.load(run).params, checkpoints.load(tmp_path / 'tuned').params
   np.testing.assert_array_equal(before['recurrent']['u'], after['recurrent']['u'])
   config.model.units = 32
   with pytest.raises(InputError, match='config.model.units: 16 there, 32 here'):
@@ -157,7 +157,7 @@ def test_demo_speaks_held_out_sentences_with_the_bundled_model(tmp_path):
 
 
 def test_bundled_model_is_small_and_sparse():
-  packed = export.read(str(commands.PRETRAINED))
+  packed = export.read(str(commands.PRETRAINED)).packed
   assert commands.PRETRAINED.stat().st_size < 2_000_000
   assert packed.block == (16, 1)
   for gate in 'ure':

@@ -1,5 +1,6 @@
 """--mode=export, and synthesis from exports by both engines."""
 
+import functools
 import pathlib
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.configs import dense
-from wavernn_jax import audio, commands
+from wavernn_jax import audio, commands, sampling
 from wavernn_jax.config import PruningConfig
 from wavernn_jax.errors import InputError
 from wavernn_jax.sampling import export as export_lib, persistent
@@ -32,9 +33,9 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def speech(tmp_path_factory):
+def recordings(tmp_path_factory):
   """A folder with a fifth of a second of speech."""
-  folder = tmp_path_factory.mktemp('speech')
+  folder = tmp_path_factory.mktemp('recordings')
   source = sorted((commands.DEMO_SPEECH / 'test').glob('*.flac'))[0]
   audio.write_wav(folder / 'a.wav', audio.read_audio(source, 24_000)[12_000:16_800], 24_000)
   return folder
@@ -48,47 +49,73 @@ def exported(run, tmp_path_factory):
 
 def test_an_export_says_what_it_is(exported):
   path, result = exported
-  export = export_lib.read(path)
+  export = export_lib.read(path).packed
   assert result == {'file': str(path), 'bytes': path.stat().st_size, 'weights': 'float32',
                     'parameters': export.parameters, 'block': '16x1'}
   assert export.tensors['recurrent.e'].density == 0.5
 
 
-def test_the_persistent_kernel_speaks_like_scan(exported, speech, tmp_path, monkeypatch):
+def test_the_persistent_kernel_speaks_like_scan(exported, recordings, tmp_path, monkeypatch):
   with pytest.raises(InputError, match="--engine=pallas: found the platform 'cpu'"):
-    commands.synthesize('', str(speech), str(tmp_path), model=str(exported[0]), engine='pallas')
+    commands.synthesize('', str(recordings), str(tmp_path), model=str(exported[0]), engine='pallas')
 
   def interpreted(model, params, temperatures, block_frames, weights, batch):
     assert (weights, batch) == ('float32', 1)
     chip = chips.Tpu(params, weights, model.mel.hop, interpret=True)
     return persistent.Sampler(model, params, chip, temperatures, block_frames)
-  monkeypatch.setattr(persistent, 'open_sampler', interpreted)
+  monkeypatch.setattr(persistent, 'start', interpreted)
   waves = []
   for engine in ('scan', 'pallas'):
-    result = commands.synthesize('', str(speech), str(tmp_path / engine), model=str(exported[0]),
-                                 engine=engine)
+    result = commands.synthesize('', str(recordings), str(tmp_path / engine),
+                                 model=str(exported[0]), engine=engine)
     assert result['engine'] == engine
     waves.append(audio.read_audio(tmp_path / engine / 'a.wav', 24_000))
   np.testing.assert_array_equal(*waves)
 
 
-def test_every_engine_speaks_alike_from_run_and_export(run, exported, speech, tmp_path):
+def test_the_persistent_kernel_evaluates_in_batches(tiny_config, speech, tmp_path, monkeypatch):
+  """Opened for the batch that it scores and samples; its kernel interpreted on a CPU."""
+  for seed, (split, seconds) in enumerate([('train', 0.1), ('valid', 0.1), ('test', 0.04)]):
+    (tmp_path / 'speech' / split).mkdir(parents=True)
+    for i in range(2):
+      audio.write_wav(tmp_path / 'speech' / split / f'{split}_{i}.wav',
+                      speech(seconds, seed=2 * seed + i), tiny_config.mel.sample_rate)
+  tiny_config.data.dir, tiny_config.train.steps = str(tmp_path / 'speech'), 1
+  tiny_config.evaluation.synthesize, tiny_config.evaluation.free_running = 0, 2
+  commands.train(tiny_config, str(tmp_path / 'run'))
+  opened = []
+
+  def interpreted(model, params, weights):
+    opened.append(weights)
+    return chips.Tpu(params, weights, model.mel.hop, interpret=True)
+  monkeypatch.setattr(persistent.engine, 'open_chip', interpreted)
+  monkeypatch.setattr(persistent.engine, 'PLATFORMS', ('cpu',))
+  monkeypatch.setattr(sampling, 'open', functools.partial(sampling.open, weights='float32'))
+  results = [commands.evaluate(str(tmp_path / 'run'), engine=engine)
+             for engine in ('scan', 'pallas')]
+  assert [r['engine'] for r in results] == ['scan', 'pallas'] and opened == ['float32']
+  for name in ('nll_coarse', 'nll_fine'):
+    assert results[1][name] == pytest.approx(results[0][name], abs=1e-4)
+  assert results[1]['free_running'] == pytest.approx(results[0]['free_running'], nan_ok=True)
+
+
+def test_every_engine_speaks_alike_from_run_and_export(run, exported, recordings, tmp_path):
   ways = {'run-scan': {'engine': 'auto'}, 'run-cpu': {'engine': 'cpu', 'weights': 'float32'},
           'export-scan': {'engine': 'scan', 'model': str(exported[0])},
           'export-cpu': {'engine': 'auto', 'model': str(exported[0])}}
   waves = {}
   for name, options in ways.items():
-    result = commands.synthesize(str(run), str(speech), str(tmp_path / name), **options)
+    result = commands.synthesize(str(run), str(recordings), str(tmp_path / name), **options)
     assert result['engine'] == name.split('-')[1] and result['compile_seconds'] > 0
     waves[name] = audio.read_audio(tmp_path / name / 'a.wav', 24_000)
     assert len(waves[name]) == 4_800
     np.testing.assert_array_equal(waves[name], waves['run-scan'])
 
 
-def test_damaged_exports_stop_before_anything_is_written(exported, speech, tmp_path):
+def test_damaged_exports_stop_before_anything_is_written(exported, recordings, tmp_path):
   (tmp_path / 'half').write_bytes(exported[0].read_bytes()[:10_000])
   with pytest.raises(InputError, match='half: is no usable export'):
-    commands.synthesize('', str(speech), str(tmp_path / 'out'), model=str(tmp_path / 'half'))
+    commands.synthesize('', str(recordings), str(tmp_path / 'out'), model=str(tmp_path / 'half'))
   assert not (tmp_path / 'out').exists()
 
 

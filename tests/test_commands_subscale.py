@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from experiments.configs import fused, subscale
-from wavernn_jax import audio, commands, models, rules
+from wavernn_jax import audio, commands, draw, rules, sampling
 from wavernn_jax.config import PruningConfig
 from wavernn_jax.errors import InputError
-from wavernn_jax.sampling import export as export_lib, scan
+from wavernn_jax.sampling import export as export_lib, stream
 from wavernn_jax.synthesis import sources
 from wavernn_jax.training import checkpoints, journal, run as run_lib, workdir as workdir_lib
 
@@ -61,7 +61,7 @@ def _check_equal(*runs):
              for row in journal.read_rows(run / 'metrics.jsonl')] for run in runs]
   assert curves[0] == curves[1]
   assert [row['step'] for row in curves[0] if 'nll' in row] == list(range(1, STEPS + 1))
-  jax.tree.map(np.testing.assert_array_equal, *(checkpoints.load_weights(r) for r in runs))
+  jax.tree.map(np.testing.assert_array_equal, *(checkpoints.load(r).params for r in runs))
 
 
 def test_evaluation_reports_every_lane(runs):
@@ -86,9 +86,9 @@ def test_a_folder_a_stream_and_the_export_of_a_file_sound_alike(runs, tmp_path):
   assert {name: len(pcm) for name, pcm in made.items()} == lengths
   config = workdir_lib.read_config(run)
   mel = audio.utterance_log_mel(audio.read_audio(file, 24_000), config.mel)
-  streamed = np.concatenate(list(scan.stream(
-      checkpoints.load_weights(run), np.array_split(mel, 7), model=models.build(config),
-      utterance=sources.Source(file.stem, mel, 0).utterance)))
+  key = draw.keys(0, [sources.Source(file.stem, mel, 0).utterance])
+  streamed = np.concatenate(list(stream.stream(
+      sampling.open(checkpoints.load(run)), np.array_split(mel, 7), key)))
   pcm = audio.read_audio(tmp_path / 'export' / f'{file.stem}.wav', 24_000)
   np.testing.assert_array_equal(streamed[:len(pcm)], pcm)
   assert (made[file.stem] == pcm).mean() > 0.99  # another batch size rounds otherwise
@@ -97,7 +97,7 @@ def test_a_folder_a_stream_and_the_export_of_a_file_sound_alike(runs, tmp_path):
 def test_a_pruned_run_is_exported_in_blocks_and_evaluated_from_the_export(runs, tmp_path):
   path = str(tmp_path / 'x.safetensors')
   commands.export(str(runs[0]), path, weights='float32', sparse_only=True)
-  tensors = export_lib.read(path).tensors
+  tensors = export_lib.read(path).packed.tensors
   for name in ('recurrent.u', 'outputs.fine.hidden.kernel', 'outputs.coarse.output.kernel',
                'context.gates.kernel', 'conditioning.gates.kernel'):
     assert tensors[name].density == pytest.approx(0.5, abs=0.02)

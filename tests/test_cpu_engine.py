@@ -12,7 +12,7 @@ from wavernn_jax import audio, draw, likelihood, models
 from wavernn_jax.config import Config, MelConfig, ModelConfig, PruningConfig
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import wavernn
-from wavernn_jax.sampling import cpu, export as export_lib, scan
+from wavernn_jax.sampling import cpu, export as export_lib, scan, stream
 from wavernn_jax.sampling.cpu import engine, loop
 
 FRAMES, BLOCK = 11, 4
@@ -57,9 +57,9 @@ def test_samples_are_those_of_the_scan_sampler(block, center, sparsity):
   export = packed('float32', block, center, sparsity)
   keys = draw.keys(3, range(3))
   for temperatures in ((1.0, 1.0), (0.7, 0.9)):
-    found = scan.synthesize(
+    found = stream.batch(
         cpu.Sampler(export, temperatures, BLOCK), utterances(export), keys)
-    expected = scan.synthesize(reference(export, temperatures), utterances(export), keys)
+    expected = stream.batch(reference(export, temperatures), utterances(export), keys)
     for a, b in zip(found, expected, strict=True):
       assert a.dtype == np.int16
       np.testing.assert_array_equal(a, b)
@@ -75,8 +75,8 @@ def test_one_second_is_that_of_the_scan_sampler():
   config = Config(model=ModelConfig(units=128, projection=128, channels=32))
   export = export_lib.pack(*random_models.pruned_run(config), config, 'float32')
   mels, keys = [log_mel(80, config.mel)], draw.keys(0, [1])
-  found = scan.synthesize(cpu.Sampler(export), mels, keys)[0]
-  expected = scan.synthesize(
+  found = stream.batch(cpu.Sampler(export), mels, keys)[0]
+  expected = stream.batch(
       scan.Sampler(models.build(config), export.params()), mels, keys)[0]
   assert len(found) == config.mel.sample_rate
   np.testing.assert_array_equal(found, expected)
@@ -114,9 +114,9 @@ def test_teacher_forced_logits_are_those_of_the_model(weights, of_stored, of_run
 def test_a_stream_is_the_whole_utterance_however_it_is_cut(weights):
   stream_sampler = sampler(weights)
   mel = log_mel(FRAMES, stream_sampler.model.mel)
-  whole = scan.synthesize(stream_sampler, [mel], draw.keys(1, [5]))[0]
+  whole = stream.batch(stream_sampler, [mel], draw.keys(1, [5]))[0]
   for cuts in ([], [1, 2, 3], [4], [0, 7, 7, 11]):
-    chunks = scan.stream_blocks(stream_sampler, np.split(mel, cuts), draw.keys(1, [5]))
+    chunks = stream.stream(stream_sampler, np.split(mel, cuts), draw.keys(1, [5]))
     np.testing.assert_array_equal(np.concatenate(list(chunks)), whole)
 
 
@@ -128,8 +128,8 @@ def test_neither_batch_nor_threads_change_a_sample():
 def test_the_state_is_that_of_the_scan_sampler():
   """Half an utterance by either engine, the rest by the other."""
   engines = [sampler(), reference(packed())]
-  mel = log_mel(2 * BLOCK + 2 * engines[0].lookahead, packed().config.mel)[None]
-  windows = mel[:, :BLOCK + 2 * engines[0].lookahead], mel[:, BLOCK:]
+  mel = log_mel(BLOCK + engines[0].window, packed().config.mel)[None]
+  windows = mel[:, :engines[0].window], mel[:, BLOCK:]
   made = []
   for first, second in (engines, engines[::-1], engines[:1] * 2):
     pcm, state = first.next_block(first.initial_state(1), windows[0], draw.keys(0, [0]))
@@ -143,7 +143,7 @@ def test_the_state_is_that_of_the_scan_sampler():
 def test_neither_a_size_that_the_kernels_lack_nor_lanes_are_accepted():
   odd = packed(units=48, block=(4, 4))
   assert not cpu.fits(odd.config) and cpu.fits(packed().config)
-  with pytest.raises(InputError, match='48 units.*multiple of 32.*use --engine=scan'):
+  with pytest.raises(InputError, match='48 units.*a multiple of 32.*use --engine=scan'):
     cpu.Sampler(odd)
   lanes = dataclasses.replace(packed(), config=Config(
       model=dataclasses.replace(random_models.SUBSCALE, units=32), mel=random_models.MEL))
@@ -155,7 +155,7 @@ def test_neither_a_size_that_the_kernels_lack_nor_lanes_are_accepted():
 def test_a_subscale_model_of_one_lane_is_the_plain_one():
   config = packed().config
   alone = dataclasses.replace(config, model=dataclasses.replace(config.model, kind='subscale'))
-  waves = [scan.synthesize(cpu.Sampler(export, block_frames=BLOCK), utterances(packed())[:1],
+  waves = [stream.batch(cpu.Sampler(export, block_frames=BLOCK), utterances(packed())[:1],
                            draw.keys(0, [0]))[0]
            for export in (packed(), export_lib.pack(
                *random_models.pruned_run(alone), alone, 'float32'))]

@@ -12,7 +12,7 @@ import random_models
 from wavernn_jax import audio, draw, models
 from wavernn_jax.config import Config, MelConfig, ModelConfig, PruningConfig
 from wavernn_jax.models import wavernn
-from wavernn_jax.sampling import blocksparse, scan
+from wavernn_jax.sampling import blocksparse, scan, stream
 from wavernn_jax.sampling.persistent import checks, chips, cuda, driver, engine, ffi, operands
 
 H200 = driver.Chip(132, 232_448, 90)
@@ -81,7 +81,7 @@ def test_samples_are_those_of_the_scan_sampler(case):
   found = engine.Sampler(rnn, params, chip, temperatures, BLOCK)
   expected = scan.Sampler(rnn, checks.rounded(params, weights), temperatures, BLOCK)
   inputs = log_mels(rnn, (7, 3, 5)[:utterances]), draw.keys(4, range(utterances))
-  for one, other in zip(scan.synthesize(found, *inputs), scan.synthesize(expected, *inputs),
+  for one, other in zip(stream.batch(found, *inputs), stream.batch(expected, *inputs),
                         strict=True):
     np.testing.assert_array_equal(one, other)
 

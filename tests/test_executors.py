@@ -20,6 +20,7 @@ from wavernn_jax import audio, executors
 from wavernn_jax.config import MelConfig
 from wavernn_jax.errors import InputError
 from wavernn_jax.models.system import Timing
+from wavernn_jax.sampling.engine import Engine
 from wavernn_jax.synthesis import bulk
 from wavernn_jax.training import journal
 
@@ -28,15 +29,13 @@ MEL = MelConfig(name='small', sample_rate=RATE, n_fft=256, window=200, hop=50, b
                 fmax=4_000.0)
 
 
-class Loudness:
-  """A sampler whose audio is the mean of each mel frame: quick, and a function of its input."""
+class Loudness(Engine):
+  """An engine whose audio is the mean of each mel frame: quick, and a function of its input."""
 
-  lookahead, block_frames = 0, 4
+  name, block_frames, at_once = 'loud', 4, 4
+  model = types.SimpleNamespace(mel=MEL, timing=Timing(margin=0),
+                                ended=lambda state, samples: state)
   opened = []
-
-  def __init__(self):
-    self.model = types.SimpleNamespace(
-        mel=MEL, timing=Timing(margin=0), ended=lambda state, samples: state)
 
   def warm_up(self, batch):
     self.opened.append(batch)
@@ -49,9 +48,8 @@ class Loudness:
     frames = (100 * mel_BxFxM.mean(axis=2)).astype(np.int16) + keys_Bx2[:, :1].astype(np.int16)
     return np.repeat(frames, MEL.hop, axis=1), state
 
-
-def open_loudness():
-  return 'loud', Loudness(), 4
+  def score(self, state, pcm_BxN, mel_BxFxM):
+    raise NotImplementedError
 
 
 @pytest.fixture
@@ -66,7 +64,7 @@ def recordings(tmp_path, speech):
 
 
 def speak(inputs, output, seed=0, executor=None, **options):
-  return bulk.synthesize(bulk.find_inputs(inputs), output, open_loudness, MEL, {
+  return bulk.synthesize(bulk.find_inputs(inputs), output, Loudness, MEL, {
       'model': 'm', 'seed': seed, 'engine': 'loud'}, executor or executors.InProcess(), seed,
       batch=4, **options)
 

@@ -16,12 +16,11 @@ from wavernn_jax import audio, draw, likelihood, pruning
 from wavernn_jax.config import PruningConfig
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import conditioning, fused, skew
-from wavernn_jax.sampling import persistent, scan
+from wavernn_jax.sampling import persistent, stream
 
 FRAMES, BLOCK = 7, 2
 
 sampler, whole = random_models.drawn_once(build, BLOCK, FRAMES)
-EMPTY = np.zeros(0, np.int16)
 log_mel = functools.partial(random_models.log_mel, MEL)
 
 
@@ -143,20 +142,6 @@ def test_the_likelihood_of_all_utterances_of_a_tiny_alphabet_sums_to_one():
   np.testing.assert_allclose(p.sum(), 1, rtol=1e-9)
 
 
-def test_nats_in_pieces_with_carried_state_equal_the_whole():
-  random_models.assert_pieces_with_carried_state_are_the_whole(build())
-
-
-def test_loss_and_gradients_are_those_of_the_mean_of_nats_after_the_burn_in():
-  burn_in = 5  # no multiple of the lanes, as the crop is none
-  with jax.enable_x64(True):
-    model = build()
-    params = parameters(model, dtype=np.float64)
-    pcm, mel = speech(model, 27, dtype=np.float64)
-    state = model.initial_state(2) | {'h': np.full((2, 16), 0.3)}
-    random_models.assert_loss_is_the_mean_of_nats(model, params, state, pcm, mel, burn_in)
-
-
 def test_input_noise_reaches_what_hears_the_sample():
   model = build()
   params, (pcm, mel) = parameters(model), speech(model, 36)
@@ -240,21 +225,12 @@ def test_the_state_after_a_block_is_that_of_teacher_forcing():
 
 
 def test_temperatures_are_of_bytes_and_0_needs_no_random_numbers():
-  cold = [scan.synthesize(sampler(temperatures=(0.0, 0.0)), [log_mel(5)], draw.keys(s, [0]))[0]
+  cold = [stream.batch(sampler(temperatures=(0.0, 0.0)), [log_mel(5)], draw.keys(s, [0]))[0]
           for s in (1, 2)]
   np.testing.assert_array_equal(*cold)
   assert not np.array_equal(cold[0], whole(5))
-  half = scan.synthesize(sampler(temperatures=(0.0, 1.0)), [log_mel(5)], draw.keys(1, [0]))[0]
+  half = stream.batch(sampler(temperatures=(0.0, 1.0)), [log_mel(5)], draw.keys(1, [0]))[0]
   assert half[0] >> 8 == cold[0][0] >> 8 and len(np.unique(half & 255)) > 20
-
-
-@pytest.mark.parametrize('frames', [0, 1, 2, FRAMES])
-def test_lengths_of_a_batch_change_no_sample(frames):
-  lengths = [frames, FRAMES, 1]
-  found = scan.synthesize(sampler(), [log_mel(n) for n in lengths], draw.keys(0, [0, 0, 0]))
-  assert [len(pcm) for pcm in found] == [n * MEL.hop for n in lengths]
-  for pcm, n in zip(found, lengths, strict=True):
-    np.testing.assert_array_equal(pcm, whole(n) if n else [])
 
 
 @pytest.mark.parametrize('samples', [1, 3, 5])
@@ -269,20 +245,6 @@ def test_an_utterance_shorter_than_the_delay_is_drawn_to_its_end(samples):
   assert made[:samples].all() and not made[samples:].any()
   # The first lane has not heard of the end yet.
   np.testing.assert_array_equal(made[:samples:2], whole(BLOCK)[:samples:2])
-
-
-@hypothesis.given(frames=st.integers(0, FRAMES), cuts=st.lists(st.integers(0, FRAMES), max_size=6))
-@hypothesis.example(frames=FRAMES, cuts=list(range(1, FRAMES)))
-@hypothesis.settings(max_examples=15, deadline=None)
-def test_a_stream_is_the_whole_utterance_however_it_is_cut(frames, cuts):
-  chunks = np.split(log_mel(FRAMES)[:frames], sorted(min(c, frames) for c in cuts))
-  found = list(scan.stream_blocks(sampler(), chunks, draw.keys(0, [0])))
-  assert all(0 < len(c) <= BLOCK * MEL.hop for c in found)
-  np.testing.assert_array_equal(np.concatenate([EMPTY, *found]), whole(frames) if frames else [])
-
-
-def test_blocks_of_another_length_change_no_sample():
-  np.testing.assert_array_equal(whole(block=3), whole())
 
 
 def test_audio_is_late_by_the_lead_of_the_first_lane():
@@ -303,4 +265,4 @@ def test_a_block_that_the_lanes_do_not_divide_is_an_error():
 def test_the_persistent_kernels_refuse_it(monkeypatch):
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   with pytest.raises(InputError, match="--engine=pallas: found a model of the kind 'fused'"):
-    persistent.open_sampler(sampler().model, sampler().params)
+    persistent.start(sampler().model, sampler().params)

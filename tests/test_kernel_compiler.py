@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import random_models
 
-from wavernn_jax import models
+from wavernn_jax import sampling
 from wavernn_jax.config import Config, ModelConfig
-from wavernn_jax.sampling import persistent, scan
+from wavernn_jax.sampling import scan, stream
 from wavernn_jax.sampling.persistent import chips, driver, engine
+from wavernn_jax.voice import Voice
 
 MACROS = (('HALF', 16),)
 _C_COMPILER = shutil.which('cc')
@@ -124,7 +125,7 @@ def test_the_scan_sampler_takes_its_place_with_one_warning(nvcc, monkeypatch, ki
   nvcc(script)
   config = Config(model=ModelConfig(units=32, projection=16, channels=8, layers=1),
                   mel=random_models.MEL)
-  model, (params, _) = models.build(config), random_models.pruned_run(config)
+  voice = Voice(config, *random_models.pruned_run(config), 'random')
 
   class Driver:
     def chip(self, _):
@@ -134,8 +135,8 @@ def test_the_scan_sampler_takes_its_place_with_one_warning(nvcc, monkeypatch, ki
   monkeypatch.setattr(engine, 'open_chip', lambda model, params, weights: chips.Cuda(
       params, weights, Driver(), platform='cpu'))
   with pytest.warns(UserWarning, match='scan takes its place') as told:
-    sampler = persistent.open_sampler(model, params)
+    sampler = sampling.open(voice, 'pallas')
   assert len(told) == 1 and str(told[0].message).startswith(reason)
   assert type(sampler) is scan.Sampler
-  mel = random_models.log_mel(model.mel, 20)
-  assert len(scan.synthesize(sampler, [mel], np.zeros((1, 2), np.uint32))[0]) == 20 * 4
+  mel = random_models.log_mel(config.mel, 20)
+  assert len(stream.batch(sampler, [mel], np.zeros((1, 2), np.uint32))[0]) == 20 * 4

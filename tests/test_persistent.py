@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import random_models
 
-from wavernn_jax import audio, draw, models
+from wavernn_jax import audio, draw, models, sampling
 from wavernn_jax.config import Config, MelConfig, ModelConfig
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import wavernn
-from wavernn_jax.sampling import persistent, scan
+from wavernn_jax.sampling import persistent, scan, stream
 from wavernn_jax.sampling.persistent import checks, chips, engine, operands, tpu
+from wavernn_jax.voice import Voice
 
 BLOCK = 3
 
@@ -47,23 +48,15 @@ def test_samples_are_those_of_the_scan_sampler(center, temperatures):
   """Three lanes over the blocks of a stream. Rounding differs; these seeds meet no tie."""
   rnn, _ = model(center)
   mels, keys = log_mels(rnn, (8, 3, 5)), draw.keys(2, range(3))
-  found = scan.synthesize(sampler(center, temperatures=temperatures), mels, keys)
+  found = stream.batch(sampler(center, temperatures=temperatures), mels, keys)
   for one, other in zip(found, expected(center, temperatures), strict=True):
     np.testing.assert_array_equal(one, other)
-
-
-def test_a_stream_is_the_whole_utterance_however_it_is_cut():
-  rnn, _ = model()
-  mel = log_mels(rnn, [8])[0]
-  pieces = scan.stream_blocks(
-      sampler(temperatures=(1.0, 0.7)), np.split(mel, [1, 1, 5]), draw.keys(2, [0]))
-  np.testing.assert_array_equal(np.concatenate(list(pieces)), expected(True, (1.0, 0.7))[0])
 
 
 @functools.cache
 def expected(center, temperatures):
   rnn, params = model(center)
-  return scan.synthesize(scan.Sampler(rnn, params, temperatures, BLOCK),
+  return stream.batch(scan.Sampler(rnn, params, temperatures, BLOCK),
                          log_mels(rnn, (8, 3, 5)), draw.keys(2, range(3)))
 
 
@@ -146,24 +139,27 @@ def shapes_of(tree):
 def test_the_platform_must_have_a_kernel():
   rnn, params = model()
   with pytest.raises(InputError, match="--engine=pallas: found the platform 'cpu', expected an NV"):
-    persistent.open_sampler(rnn, params)
+    persistent.start(rnn, params)
+
+
+def voice():
+  config = Config(model=model()[0].config, mel=model()[0].mel)
+  return Voice(config, model()[1], {}, 'random')
 
 
 def test_more_units_than_the_chip_holds_fall_back(monkeypatch):
-  rnn, params = model()
   monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
   monkeypatch.setattr(tpu, '_VMEM_USABLE', 1_000_000)
   message = '256 units, projection 128, 1 lanes .* 0 units .* fit.*scan'
   with pytest.warns(UserWarning, match=message):
-    found = persistent.open_sampler(rnn, params)
-  assert isinstance(found, scan.Sampler)
+    found = sampling.open(voice(), 'pallas')
+  assert found.name == 'scan' and isinstance(found, scan.Sampler)
 
 
 def test_a_gpu_without_driver_falls_back(monkeypatch):
-  rnn, params = model()
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   with pytest.warns(UserWarning, match='libcuda.* --engine=scan takes its place'):
-    assert isinstance(persistent.open_sampler(rnn, params), scan.Sampler)
+    assert sampling.open(voice(), 'pallas').name == 'scan'
 
 
 def test_sizes_of_published_models_fit_a_tpu():

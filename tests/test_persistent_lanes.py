@@ -12,7 +12,7 @@ from random_models import MEL, build, parameters
 from wavernn_jax import draw
 from wavernn_jax.config import MelConfig, ModelConfig
 from wavernn_jax.models import subscale
-from wavernn_jax.sampling import persistent, scan
+from wavernn_jax.sampling import persistent, scan, stream
 from wavernn_jax.sampling.persistent import checks, chips, driver, ffi, lanes
 
 FRAMES, BLOCK = (9, 2, 0), 4  # fewer, as many, and none of the delay
@@ -34,7 +34,7 @@ def sampler(kernel='tpu', temperatures=(1.0, 1.0), **fields):
 
 def expected(mels, keys, temperatures=(1.0, 1.0), **fields):
   model = build(**fields)
-  return scan.synthesize(
+  return stream.batch(
       scan.Sampler(model, parameters(model), temperatures, BLOCK), mels, keys)
 
 
@@ -44,17 +44,10 @@ def expected(mels, keys, temperatures=(1.0, 1.0), **fields):
 def test_samples_are_those_of_the_scan_sampler(kernel, fields):
   """Utterances shorter than the delay beside a longer one. These seeds meet no tie."""
   mels, keys = [log_mel(n, n) for n in FRAMES], draw.keys(3, range(len(FRAMES)))
-  found = scan.synthesize(sampler(kernel, **fields), mels, keys)
+  found = stream.batch(sampler(kernel, **fields), mels, keys)
   for one, other in zip(found, expected(mels, keys, **fields), strict=True):
     np.testing.assert_array_equal(one, other)
   assert len(np.unique(found[0])) > 0.7 * len(found[0])
-
-
-def test_a_stream_is_the_whole_utterance_and_its_temperatures_are_kept():
-  mel, keys, temperatures = log_mel(9), draw.keys(1, [0]), (0.5, 0.0)
-  pieces = scan.stream_blocks(sampler(temperatures=temperatures), np.split(mel, [1, 1, 6]), keys)
-  np.testing.assert_array_equal(
-      np.concatenate(list(pieces)), expected([mel], keys, temperatures)[0])
 
 
 @pytest.mark.parametrize('kernel', ['tpu', 'several launches'])
@@ -79,13 +72,13 @@ def test_members_that_lose_one_another_give_up():
     lanes.Sampler(model, params, chip, (1, 1), BLOCK).warm_up(1)
 
 
-def test_open_sampler_takes_subscale_models(monkeypatch):
+def test_the_kernels_take_subscale_models(monkeypatch):
   model = build()
   params = parameters(model)
   monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
   monkeypatch.setattr(persistent.engine, 'open_chip', lambda _, params, weights: chips.Tpu(
       params, weights, 1, interpret=True))
-  found = persistent.open_sampler(model, params, weights='float32', batch=2)
+  found = persistent.start(model, params, weights='float32', batch=2)
   assert isinstance(found, lanes.Sampler) and found.block_frames == 16
 
 
@@ -102,10 +95,9 @@ def test_lowering(platform):
   chip = chips.Tpu(params, 'bfloat16', 1) if platform == 'tpu' else chips.Cuda(
       params, 'bfloat16', Driver(), lambda *_: b'')
   made = lanes.Sampler(model, params, chip)
-  before, after = scan.around(made)
   arguments = jax.eval_shape(lambda: (
       params | {'kernel': chip.weights(16)}, made.initial_state(1),
-      np.zeros((1, before + 16 + after, 80), np.float32), np.zeros((1, 2), np.uint32),
+      np.zeros((1, made.window, 80), np.float32), np.zeros((1, 2), np.uint32),
       np.zeros(2, np.float32)))
   exported = jax.export.export(
       made._sample, platforms=[platform],

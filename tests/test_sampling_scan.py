@@ -11,7 +11,7 @@ import pytest
 from wavernn_jax import audio, draw
 from wavernn_jax.config import MelConfig, ModelConfig
 from wavernn_jax.models import wavernn
-from wavernn_jax.sampling import scan
+from wavernn_jax.sampling import scan, stream
 
 MEL = MelConfig(name='tiny', sample_rate=800, n_fft=16, window=8, hop=4, bands=3, fmax=400.0)
 RNN = wavernn.WaveRNN(ModelConfig(units=8, projection=16, channels=8, layers=2), MEL)
@@ -45,7 +45,7 @@ def joined(chunks):
 
 @functools.cache
 def whole(frames=FRAMES, block=BLOCK, seed=0, utterance=0):
-  return scan.synthesize(
+  return stream.batch(
       sampler(block), [log_mel(frames)], draw.keys(seed, [utterance]))[0]
 
 
@@ -60,20 +60,11 @@ def whole(frames=FRAMES, block=BLOCK, seed=0, utterance=0):
 @hypothesis.settings(max_examples=30, deadline=None)
 def test_a_stream_is_the_whole_utterance_however_it_is_cut(frames, cuts):
   chunks = np.split(log_mel(FRAMES)[:frames], sorted(min(c, frames) for c in cuts))
-  found = list(scan.stream_blocks(sampler(), chunks, draw.keys(0, [0])))
-  expected = scan.synthesize(sampler(), [log_mel(FRAMES)[:frames]], draw.keys(0, [0]))[0]
+  found = list(stream.stream(sampler(), chunks, draw.keys(0, [0])))
+  expected = stream.batch(sampler(), [log_mel(FRAMES)[:frames]], draw.keys(0, [0]))[0]
   assert [len(c) for c in found[:-1]] == [BLOCK * MEL.hop] * (len(found) - 1)
   assert joined(found).dtype == np.int16
   np.testing.assert_array_equal(joined(found), expected)
-
-
-def test_the_public_stream_is_synthesize():
-  chunks, options = np.split(log_mel(FRAMES), [3, 3, 9]), {'temperatures': (0.0, 0.5)}
-  found = joined(scan.stream(parameters(), chunks, model=RNN, seed=5, utterance=2,
-                             block_frames=BLOCK, **options))
-  expected = scan.synthesize(sampler(**options), [log_mel(FRAMES)], draw.keys(5, [2]))[0]
-  np.testing.assert_array_equal(found, expected)
-  assert not np.array_equal(found, whole(seed=5, utterance=2))
 
 
 def test_audio_comes_as_soon_as_a_block_and_its_lookahead_are_known():
@@ -82,17 +73,16 @@ def test_audio_comes_as_soon_as_a_block_and_its_lookahead_are_known():
     for frame in log_mel(FRAMES):
       given.append(frame)
       yield frame[None]
-  stream = scan.stream_blocks(sampler(), chunks(), draw.keys(0, [0]))
-  assert sampler().lookahead == RNN.timing.margin
-  next(stream)
+  pieces = stream.stream(sampler(), chunks(), draw.keys(0, [0]))
+  next(pieces)
   assert len(given) == BLOCK + RNN.timing.margin
-  next(stream)
+  next(pieces)
   assert len(given) == min(FRAMES, 2 * BLOCK + RNN.timing.margin)
 
 
 @pytest.mark.parametrize('chunks', [[], [log_mel(0)], [log_mel(0)] * 3])
 def test_an_empty_stream_yields_nothing(chunks):
-  assert list(scan.stream_blocks(sampler(), chunks, draw.keys(0, [0]))) == []
+  assert list(stream.stream(sampler(), chunks, draw.keys(0, [0]))) == []
 
 
 @pytest.mark.parametrize('chunk, message', [
@@ -105,12 +95,12 @@ def test_an_empty_stream_yields_nothing(chunks):
 def test_a_bad_chunk_is_an_error_wherever_it_comes(chunk, message):
   for before in ([], [log_mel(1)]):
     with pytest.raises(ValueError, match=message):
-      list(scan.stream_blocks(sampler(), [*before, chunk], draw.keys(0, [0])))
+      list(stream.stream(sampler(), [*before, chunk], draw.keys(0, [0])))
 
 
 def test_the_callers_chunks_are_left_alone():
   chunks = np.split(log_mel(FRAMES), [3, 9])
-  list(scan.stream_blocks(sampler(), chunks, draw.keys(0, [0])))
+  list(stream.stream(sampler(), chunks, draw.keys(0, [0])))
   np.testing.assert_array_equal(np.concatenate(chunks), log_mel(FRAMES))
 
 
@@ -122,38 +112,13 @@ def test_an_utterance_has_hop_samples_a_frame(frames):
   assert len(whole(frames)) == frames * MEL.hop
 
 
-def test_lanes_of_a_batch_have_their_own_lengths():
-  lengths = [5, 1, FRAMES, 8]
-  found = scan.synthesize(sampler(), [log_mel(n, n) for n in lengths], draw.keys(0, range(4)))
-  assert [len(pcm) for pcm in found] == [n * MEL.hop for n in lengths]
-  assert all(pcm.dtype == np.int16 for pcm in found)
-
-
 def test_a_lane_does_not_depend_on_its_neighbours():
   def lane(others, seed):
     mels = [log_mel(others[0], seed), log_mel(5), log_mel(others[1], seed + 1)]
-    return scan.synthesize(sampler(), mels, draw.keys(0, [seed, 7, seed + 1]))[1]
+    return stream.batch(sampler(), mels, draw.keys(0, [seed, 7, seed + 1]))[1]
   first = lane((5, 5), 10)
   np.testing.assert_array_equal(lane((5, 5), 20), first)
   np.testing.assert_array_equal(lane((FRAMES, 1), 30), first)
-
-
-def test_a_lane_may_stand_anywhere_in_a_batch():
-  mels = [log_mel(n, n) for n in (5, 8, FRAMES)]
-  def batch(order):
-    return scan.synthesize(sampler(), [mels[i] for i in order], draw.keys(3, order))
-  plain, turned = batch([0, 1, 2]), batch([2, 0, 1])
-  for found, i in zip(turned, [2, 0, 1], strict=True):
-    np.testing.assert_array_equal(found, plain[i])
-
-
-def test_a_batch_draws_as_a_stream_does():
-  """Products of another batch size round otherwise, but draws almost never differ."""
-  mels = [log_mel(n, n) for n in (5, FRAMES)]
-  batch = scan.synthesize(sampler(), mels, draw.keys(0, [4, 9]))
-  for pcm, mel, utterance in zip(batch, mels, (4, 9), strict=True):
-    alone = joined(scan.stream_blocks(sampler(), [mel], draw.keys(0, [utterance])))
-    np.testing.assert_array_equal(pcm, alone)
 
 
 def test_seeds_and_utterances_draw_differently():
@@ -163,7 +128,7 @@ def test_seeds_and_utterances_draw_differently():
 
 
 def test_the_mel_is_heard():
-  pcm = scan.synthesize(sampler(), [log_mel(FRAMES, 1)], draw.keys(0, [0]))[0]
+  pcm = stream.batch(sampler(), [log_mel(FRAMES, 1)], draw.keys(0, [0]))[0]
   assert np.mean(pcm != whole()) > 0.2
 
 
@@ -186,7 +151,7 @@ def test_the_whole_utterance_is_one_call_of_the_model():
 
 def test_progress_adds_up_to_the_samples_made():
   lengths, made = [5, 1, FRAMES], []
-  scan.synthesize(sampler(), [log_mel(n) for n in lengths], draw.keys(0, range(3)), made.append)
+  stream.batch(sampler(), [log_mel(n) for n in lengths], draw.keys(0, range(3)), made.append)
   assert sum(made) == sum(lengths) * MEL.hop
   assert made == [(4 + 1 + 4) * MEL.hop, (1 + 0 + 4) * MEL.hop, 3 * MEL.hop]
 
@@ -199,9 +164,9 @@ def test_parameters_may_be_replaced_without_compiling_anew():
       return super().sample(*arguments, **options)
   other = scan.Sampler(Counting(RNN.config, RNN.mel), jax.tree.map(np.zeros_like, parameters()),
                        block_frames=BLOCK)
-  silent = scan.synthesize(other, [log_mel(FRAMES)], draw.keys(0, [0]))[0]
+  silent = stream.batch(other, [log_mel(FRAMES)], draw.keys(0, [0]))[0]
   other.params = parameters()
-  found = scan.synthesize(other, [log_mel(FRAMES)], draw.keys(0, [0]))[0]
+  found = stream.batch(other, [log_mel(FRAMES)], draw.keys(0, [0]))[0]
   np.testing.assert_array_equal(found, whole())
   assert not np.array_equal(found, silent) and len(traces) == 1
 
@@ -209,4 +174,4 @@ def test_parameters_may_be_replaced_without_compiling_anew():
 def test_unrolling_and_donation_change_no_sample():
   inputs = [log_mel(FRAMES)], draw.keys(0, [0])
   other = scan.Sampler(RNN, parameters(), block_frames=BLOCK, unroll=3, donate=True)
-  np.testing.assert_array_equal(scan.synthesize(other, *inputs)[0], whole())
+  np.testing.assert_array_equal(stream.batch(other, *inputs)[0], whole())

@@ -54,12 +54,12 @@ def test_a_run_goes_on_from_an_export_and_what_is_pruned_stays_so(
   # A schedule that asks for less than the export has pruned, step by step.
   config.pruning = dataclasses.replace(config.pruning, recurrent=0.25, hidden=0.25)
   assert loop.train(config, tmp_path / 'run') == 6
-  state = checkpoints.load(tmp_path / 'run')
-  jax.tree.map(np.testing.assert_array_equal, state['masks'], masks)
-  applied = pruning.apply_masks(state['params'], masks)
-  jax.tree.map(np.testing.assert_array_equal, state['params'], applied)
+  voice = checkpoints.load(tmp_path / 'run')
+  jax.tree.map(np.testing.assert_array_equal, voice.masks, masks)
+  applied = pruning.apply_masks(voice.params, masks)
+  jax.tree.map(np.testing.assert_array_equal, voice.params, applied)
   assert any((np.asarray(a) != np.asarray(b)).any() for a, b in zip(
-      jax.tree.leaves(state['params']), jax.tree.leaves(params), strict=True))
+      jax.tree.leaves(voice.params), jax.tree.leaves(params), strict=True))
 
 
 def test_masks_of_other_blocks_keep_every_block_with_a_weight(sparse_config, exported):

@@ -17,6 +17,7 @@ from wavernn_jax import audio, config as config_lib, likelihood
 from wavernn_jax.evaluation import evaluate
 from wavernn_jax.models import conditioning, context, subscale, wavernn
 from wavernn_jax.models.system import Timing
+from wavernn_jax.sampling import scan
 
 MEL, MODEL = random_models.MEL, random_models.SUBSCALE
 
@@ -176,12 +177,6 @@ def test_the_likelihood_of_all_utterances_of_a_tiny_alphabet_sums_to_one():
   np.testing.assert_allclose(p.sum(), 1, rtol=1e-9)
 
 
-@pytest.mark.parametrize('lanes, horizon', [(4, 3), (2, 0)])
-def test_nats_in_pieces_with_carried_state_equal_the_whole(lanes, horizon):
-  random_models.assert_pieces_with_carried_state_are_the_whole(
-      build(lanes=lanes, horizon=horizon))
-
-
 def test_padding_carries_no_likelihood_and_changes_none():
   model = build()
   params, samples = parameters(model), 3 * MEL.hop - 3
@@ -192,16 +187,6 @@ def test_padding_carries_no_likelihood_and_changes_none():
   long, _ = nats(model, params, padded, mel)
   assert short.shape == (2, 2, samples)
   np.testing.assert_allclose(long[:, :, :samples], short, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize('burn_in', [0, 5])
-def test_loss_and_gradients_are_those_of_the_mean_of_nats_after_the_burn_in(burn_in):
-  with jax.enable_x64(True):
-    model = build()
-    params = parameters(model, dtype=np.float64)
-    pcm, mel = speech(model, 19, dtype=np.float64)
-    state = model.initial_state(2) | {'h': np.full((4, 2, 8), 0.3)}
-    random_models.assert_loss_is_the_mean_of_nats(model, params, state, pcm, mel, burn_in)
 
 
 def test_input_noise_of_a_sample_is_that_of_its_own_lane():
@@ -248,9 +233,9 @@ class _Utterance:
 def test_evaluation_in_blocks_is_the_whole_utterance_lane_by_lane(block_frames):
   model = build()
   params = parameters(model)
-  config = config_lib.EvaluationConfig(batch=2, block_frames=block_frames)
+  engine = scan.Sampler(model, params, block_frames=block_frames)
   utterances = [_Utterance(n, n) for n in (37, 21, 50)]
-  sums, samples = evaluate.Evaluator(model, config).lane_nats(params, utterances)
+  sums, samples = evaluate.lane_nats(engine, utterances, batch=2)
   lanes = evaluate.lane_summary(sums, samples)['nll_lanes']
   expected, counts = np.zeros((3, 4)), np.zeros(4)
   for u, utterance in enumerate(utterances):
@@ -264,5 +249,6 @@ def test_evaluation_in_blocks_is_the_whole_utterance_lane_by_lane(block_frames):
       counts[t % 4] += 1
   np.testing.assert_allclose(sum(sums.values()), expected, rtol=1e-5)
   np.testing.assert_allclose(lanes, expected.sum(axis=0) / counts, rtol=1e-5)
-  whole = evaluate.summary({b: s.sum(axis=1) for b, s in sums.items()}, samples, config)
+  whole = evaluate.summary({b: s.sum(axis=1) for b, s in sums.items()}, samples,
+                           config_lib.EvaluationConfig())
   assert whole['nll'] == pytest.approx(np.dot(lanes, counts) / counts.sum())

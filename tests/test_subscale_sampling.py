@@ -2,8 +2,6 @@
 
 import functools
 
-import hypothesis
-import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,13 +11,12 @@ from random_models import MEL, build
 
 from wavernn_jax import audio, draw, likelihood
 from wavernn_jax.models import wavernn
-from wavernn_jax.sampling import scan
+from wavernn_jax.sampling import scan, stream
 
 FRAMES = 11  # of the stream that is cut; no multiple of a block
 BLOCK = 4  # frames
 
 sampler, whole = random_models.drawn_once(build, BLOCK, FRAMES)
-EMPTY = np.zeros(0, np.int16)
 log_mel = functools.partial(random_models.log_mel, MEL)
 
 
@@ -70,7 +67,7 @@ def test_all_lanes_in_one_scan_draw_what_lane_after_lane_draws(fields):
 def test_one_lane_draws_the_samples_of_the_plain_model():
   fields = {'lanes': 1, 'horizon': 0}
   plain = build(kind='wavernn', **fields)
-  expected = scan.synthesize(
+  expected = stream.batch(
       scan.Sampler(plain, sampler(**fields).params, block_frames=BLOCK), [log_mel(FRAMES)],
       draw.keys(0, [0]))[0]
   np.testing.assert_array_equal(whole(**fields), expected)
@@ -81,13 +78,6 @@ def test_blocks_of_another_length_change_no_sample(fields):
   np.testing.assert_array_equal(whole(**fields), whole())
 
 
-def test_temperature_0_needs_no_random_numbers():
-  cold = [scan.synthesize(sampler(temperatures=(0.0, 0.0)), [log_mel(5)], draw.keys(s, [0]))[0]
-          for s in (1, 2)]
-  np.testing.assert_array_equal(*cold)
-  assert not np.array_equal(cold[0], whole(5))
-
-
 # Utterances and streams
 
 
@@ -95,27 +85,10 @@ def test_temperature_0_needs_no_random_numbers():
 def test_an_utterance_shorter_than_the_delay_is_the_same_alone_and_in_a_batch(frames):
   assert frames * MEL.hop < sampler().model.timing.delay
   lengths = [frames, FRAMES, 0]
-  found = scan.synthesize(sampler(), [log_mel(n) for n in lengths], draw.keys(0, [0, 0, 0]))
+  found = stream.batch(sampler(), [log_mel(n) for n in lengths], draw.keys(0, [0, 0, 0]))
   assert [len(pcm) for pcm in found] == [n * MEL.hop for n in lengths]
   np.testing.assert_array_equal(found[0], whole(frames))
   np.testing.assert_array_equal(found[1], whole())
-
-
-def test_progress_adds_up_to_the_samples_made():
-  lengths, made = [5, 1, FRAMES], []
-  scan.synthesize(sampler(), [log_mel(n) for n in lengths], draw.keys(0, range(3)), made.append)
-  assert sum(made) == sum(lengths) * MEL.hop and all(m >= 0 for m in made)
-
-
-@hypothesis.given(frames=st.integers(0, FRAMES), cuts=st.lists(st.integers(0, FRAMES), max_size=8))
-@hypothesis.example(frames=FRAMES, cuts=list(range(1, FRAMES)))
-@hypothesis.settings(max_examples=20, deadline=None)
-def test_a_stream_is_the_whole_utterance_however_it_is_cut(frames, cuts):
-  chunks = np.split(log_mel(FRAMES)[:frames], sorted(min(c, frames) for c in cuts))
-  found = list(scan.stream_blocks(sampler(), chunks, draw.keys(0, [0])))
-  assert all(0 < len(c) <= BLOCK * MEL.hop for c in found)
-  assert np.concatenate([EMPTY, *found]).dtype == np.int16
-  np.testing.assert_array_equal(np.concatenate([EMPTY, *found]), whole(frames) if frames else [])
 
 
 def test_audio_comes_with_the_latency_that_is_documented():
@@ -128,7 +101,7 @@ def test_audio_comes_with_the_latency_that_is_documented():
   delay = (4 - 1) * (3 + 2) * 4
   assert (model.timing.delay, model.timing.lag) == (delay, delay / MEL.hop)
   received = 0
-  for chunk in scan.stream_blocks(sampler(), chunks(), draw.keys(0, [0])):
+  for chunk in stream.stream(sampler(), chunks(), draw.keys(0, [0])):
     if len(given) < frames:
       known = len(given) * MEL.hop
       assert received >= known - model.timing.delay - (BLOCK + model.timing.margin) * MEL.hop

@@ -16,7 +16,7 @@ from wavernn_jax.data import crops
 from wavernn_jax.data.corpus import SPLITS
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import evaluate
-from wavernn_jax.sampling import scan
+from wavernn_jax.sampling import scan, stream
 from wavernn_jax.training import (
   checkpoints,
   journal,
@@ -257,9 +257,9 @@ def test_a_run_leaves_its_curve_and_starts_another_from_its_best_weights(
   assert reader.best() == best['step'] and reader.latest() == 8
   # The row is the likelihood of the EMA weights that the checkpoint holds.
   _, valid_set = check.load_corpus(tiny_config)
-  ema = checkpoints.load_weights(first, tiny_config)
-  sums, samples = evaluate.Evaluator(models.build(tiny_config), tiny_config.evaluation
-                                     ).utterance_nats(ema, valid_set)
+  voice, batch = checkpoints.load(first, tiny_config), tiny_config.evaluation.batch
+  sums, samples = evaluate.utterance_nats(
+      scan.Sampler(voice.model, voice.params, block_frames=8), valid_set, batch)
   found = evaluate.summary(sums, samples, tiny_config.evaluation)['nll']
   np.testing.assert_allclose(found, best['valid_nll'], rtol=1e-6)
 
@@ -269,7 +269,7 @@ def test_a_run_leaves_its_curve_and_starts_another_from_its_best_weights(
   mel, frames = tiny_config.mel, 16  # 0.1 s
   sampler = scan.Sampler(models.build(tiny_config), state['ema'], block_frames=8)
   target = audio.utterance_log_mel(valid_set[0].pcm, mel)[:frames]
-  expected, = scan.synthesize(sampler, [target], draw.keys(0, [0]))
+  expected, = stream.batch(sampler, [target], draw.keys(0, [0]))
   assert [(step, name, rate) for step, name, _, rate in heard] == [
       (4, 'valid_0', 8_000), (8, 'valid_0', 8_000)]
   np.testing.assert_array_equal(heard[1][2], expected)
@@ -281,7 +281,7 @@ def test_a_run_leaves_its_curve_and_starts_another_from_its_best_weights(
   state = start.first_state(tuned)
   assert int(state['step']) == 0
   for kind in ('params', 'ema'):
-    for a, b in zip(leaves(state[kind]), leaves(ema), strict=True):
+    for a, b in zip(leaves(state[kind]), leaves(voice.params), strict=True):
       np.testing.assert_array_equal(a, b)
   tuned.model.units = 32
   with pytest.raises(InputError, match='config.model.units: 16 there, 32 here'):

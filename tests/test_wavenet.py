@@ -12,7 +12,7 @@ from random_models import MEL, build_wavenet as build, nats, parameters, speech 
 from wavernn_jax import audio, config as config_lib, draw, rules
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import conditioning, context, mixture, prediction, wavenet
-from wavernn_jax.sampling import scan
+from wavernn_jax.sampling import scan, stream
 
 NET = build()
 # What is coded: samples, or residuals of the prediction from the spectrogram.
@@ -270,14 +270,14 @@ def test_pieces_of_any_length_with_carried_state_are_the_whole_sampling(net):
 def test_a_stream_is_the_whole_utterance_however_it_is_cut(fields):
   for cuts in ([], [1, 2, 3], [0, 5, 5, FRAMES]):
     chunks = np.split(log_mel(FRAMES), cuts)
-    found = list(scan.stream_blocks(sampler(**fields), chunks, draw.keys(0, [0])))
+    found = list(stream.stream(sampler(**fields), chunks, draw.keys(0, [0])))
     np.testing.assert_array_equal(np.concatenate(found), whole(**fields))
 
 
 def test_a_row_does_not_depend_on_its_neighbours():
   def row(others, seed):
     mels = [log_mel(others[0], seed), log_mel(5), log_mel(others[1], seed + 1)]
-    return scan.synthesize(sampler(), mels, draw.keys(0, [seed, 7, seed + 1]))[1]
+    return stream.batch(sampler(), mels, draw.keys(0, [seed, 7, seed + 1]))[1]
   np.testing.assert_array_equal(row((5, 5), 10), row((FRAMES, 1), 30))
 
 
@@ -285,14 +285,14 @@ def test_seeds_utterances_and_the_mel_are_heard():
   drawn = {whole(seed=seed, utterance=utterance).tobytes()
            for seed in (0, 1) for utterance in (0, 1)}
   assert len(drawn) == 4
-  other = scan.synthesize(sampler(), [log_mel(FRAMES, 1)], draw.keys(0, [0]))[0]
+  other = stream.batch(sampler(), [log_mel(FRAMES, 1)], draw.keys(0, [0]))[0]
   assert np.mean(other != whole()) > 0.5
 
 
 def test_unrolling_and_donation_change_no_sample():
   other = scan.Sampler(NET, parameters(NET), block_frames=BLOCK, unroll=3, donate=True)
   np.testing.assert_array_equal(
-      scan.synthesize(other, [log_mel(FRAMES)], draw.keys(0, [0]))[0], whole())
+      stream.batch(other, [log_mel(FRAMES)], draw.keys(0, [0]))[0], whole())
 
 
 def test_bfloat16_products_stay_near_float32():

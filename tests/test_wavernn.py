@@ -229,15 +229,6 @@ def test_nats_in_pieces_with_carried_state_equal_the_whole(cuts):
   np.testing.assert_array_equal(state['pcm'], pcm[:, -1:])
 
 
-def test_lanes_do_not_mix():
-  pcm, mel = speech(12, batch=3)
-  coarse, fine, _ = nats(pcm, mel)
-  order = [2, 0, 1]
-  coarse2, fine2, _ = nats(pcm[order], mel[order])
-  np.testing.assert_allclose(coarse2, coarse[order], rtol=1e-5)
-  np.testing.assert_allclose(fine2, fine[order], rtol=1e-5)
-
-
 def test_loss_and_gradients_are_those_of_the_mean_of_nats_after_the_burn_in():
   burn_in = 5
   with jax.enable_x64(True):

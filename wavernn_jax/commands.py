@@ -1,12 +1,9 @@
 """One function a mode of launch.py. Each returns the JSON object it printed."""
 
 import functools
-import hashlib
 import json
 import pathlib
-import sys
 
-import jax
 import numpy as np
 
 from wavernn_jax import (
@@ -15,16 +12,18 @@ from wavernn_jax import (
   config as config_lib,
   executors,
   files,
-  models,
   rules,
+  sampling,
 )
 from wavernn_jax.config import Config
 from wavernn_jax.data import corpus
 from wavernn_jax.errors import InputError
-from wavernn_jax.evaluation import evaluate as evaluation, metrics, pictures
-from wavernn_jax.sampling import cpu, export as export_lib, persistent, scan
+from wavernn_jax.evaluation import evaluate as evaluation, free_running, pictures
+from wavernn_jax.sampling import export as export_lib
+from wavernn_jax.sampling.engine import Engine
 from wavernn_jax.synthesis import bulk, sources as sources_lib
-from wavernn_jax.training import checkpoints, journal, loop, workdir as workdir_lib, world
+from wavernn_jax.training import checkpoints, journal, loop, world
+from wavernn_jax.voice import Voice
 
 DEMO_SPEECH = pathlib.Path(__file__).parent / 'demo_speech'
 PRETRAINED = pathlib.Path(__file__).parent / 'pretrained' / 'sparse192.safetensors'
@@ -103,74 +102,49 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str =
     Of a run also written to RUN/evaluation_SPLIT.json, there with the nats of
     each utterance as `by_utterance`.
   """
-  packed = export_lib.read(model) if model else None
-  config = packed.config if packed else workdir_lib.read_config(workdir)
+  voice = _voice(workdir, model)
+  config = voice.config
   config.data.dir = data_dir or config.data.dir
-  if packed and not config.data.dir:
+  if model and not config.data.dir:
     raise InputError('--data_dir is not set: an export does not know its corpus; give a folder '
                      'of recordings to evaluate it on.')
-  engine = _engine(engine, packed)
-  if engine == 'cpu' and not packed:
+  if engine == 'cpu' and not model:
     raise InputError('--engine=cpu evaluates exports; write one with --mode=export and give it '
                      'as --model.')
-  sampler = _sampler(engine, packed, workdir, config, rules.check_temperatures(temperatures))
+  runs_on = sampling.open(voice, engine, rules.check_temperatures(temperatures),
+                          batch=config.evaluation.batch)
   paths = corpus.split_files(config.data)
   held_out = corpus.load_utterances(paths[split], config.data, config.mel,
                                     audio.edge_padding(config.mel) + 1)
-  with sources_lib.progress_bar(sum(u.samples for u in held_out), config.mel, 'likelihood') as bar:
-    if engine == 'cpu':
-      lane_sums, samples = sampler.lane_nats(held_out, bar)
-    else:
-      lane_sums, samples = evaluation.Evaluator(sampler.model, config.evaluation).lane_nats(
-          sampler.params, held_out, bar)
-  sums = {byte: s.sum(axis=1) for byte, s in lane_sums.items()}
-  result = {'split': split, 'engine': engine,
-            **evaluation.summary(sums, samples, config.evaluation),
-            **evaluation.lane_summary(lane_sums, samples)}
+  likelihood, by_utterance = _likelihood(runs_on, held_out, config)
   train_set = corpus.load_utterances(paths['train'], config.data, config.mel, 1, keep_pcm=False)
-  result['baselines'] = evaluation.baseline_summary(train_set, held_out, config.mel)
-  chosen = held_out[:config.evaluation.free_running]
-  if chosen:
+  result = {'split': split, 'engine': runs_on.name, **likelihood,
+            'baselines': evaluation.baseline_summary(train_set, held_out, config.mel)}
+  if chosen := held_out[:config.evaluation.free_running]:
     result['temperatures'] = list(temperatures)
-    result['free_running'] = _free_running(sampler, chosen, config)
-  if packed:
-    return _print({'model': model, 'weights': packed.weights, **result})
+    result['free_running'] = free_running.measure(
+        runs_on, chosen, config.train.seed, config.evaluation.batch)
+  if model:
+    return _print({'model': model, 'weights': voice.packed.weights, **result})
   _print(result)  # first: a full disk must not cost the result of hours
-  by_utterance = evaluation.by_utterance(held_out, sums, samples)
   files.write_text(pathlib.Path(workdir) / f'evaluation_{split}.json',
                    json.dumps(result | {'by_utterance': by_utterance}, indent=1))
   return result
 
 
-def _engine(engine: str, packed) -> str:
-  """The sampler that 'auto' means: cpu for exports where JAX has no accelerator."""
-  if engine != 'auto':
-    return engine
-  on_cpu = jax.default_backend() == 'cpu'
-  return 'cpu' if packed and on_cpu and cpu.fits(packed.config) else 'scan'
+def _likelihood(engine: Engine, held_out, config: Config) -> tuple[dict, dict]:
+  """What `evaluate` reports of the nats of utterances: of all of them, and of each."""
+  with sources_lib.progress_bar(sum(u.samples for u in held_out), config.mel, 'likelihood') as bar:
+    lane_sums, samples = evaluation.lane_nats(engine, held_out, config.evaluation.batch, bar)
+  sums = {byte: s.sum(axis=1) for byte, s in lane_sums.items()}
+  return (evaluation.summary(sums, samples, config.evaluation)
+          | evaluation.lane_summary(lane_sums, samples),
+          evaluation.by_utterance(held_out, sums, samples))
 
 
-def _sampler(engine: str, packed, workdir: str, config: Config, temperatures=(1.0, 1.0),
-             weights: str = 'float32', batch: int = 1):
-  """The sampler of an export, or, but for the CPU engine, of a run."""
-  options = temperatures, config.evaluation.block_frames
-  if engine == 'cpu':
-    return cpu.Sampler(packed, *options)
-  model = models.build(config)
-  params = packed.params() if packed else checkpoints.load_weights(workdir)
-  if engine == 'pallas':
-    return persistent.open_sampler(
-        model, params, *options, packed.weights if packed else weights, batch)
-  return scan.Sampler(model, params, *options, donate=True)
-
-
-def _free_running(sampler, utterances, config: Config) -> dict:
-  targets = {u.name: u.read(0, u.samples, config.mel.sample_rate) for u in utterances}
-  sources = [sources_lib.Source(u.name, corpus.utterance_mel(u, config.mel), u.samples)
-             for u in utterances]
-  pairs = sources_lib.synthesize(sampler, sources, config.train.seed,
-                                 min(config.evaluation.batch, len(sources)))
-  return metrics.average(metrics.compare(targets[s.name], pcm, config.mel) for s, pcm in pairs)
+def _voice(workdir: str, model: str) -> Voice:
+  """The voice of an export, or of a run where none is given."""
+  return export_lib.read(model) if model else checkpoints.load(workdir)
 
 
 def synthesize(workdir: str, inputs: str, output: str, temperatures=(1.0, 1.0), seed: int = 0,
@@ -199,17 +173,16 @@ def synthesize(workdir: str, inputs: str, output: str, temperatures=(1.0, 1.0), 
     InputError: after the result is printed, if an input failed.
   """
   rules.check_temperatures(temperatures)
-  config = export_lib.read(model).config if model else workdir_lib.read_config(workdir)
-  runs_on = executors.create(executor)
+  runs_on = executors.create(executor)  # before JAX takes the accelerators of Ray's workers
+  voice = _voice(workdir, model)
   sources = bulk.find_inputs(inputs)
   batch = min(batch, len(sources))
-  sampler = functools.partial(
-      open_sampler, workdir, model, engine, weights, temperatures, batch)
-  record = {'model': _identity(workdir, model), 'seed': seed, 'temperatures': temperatures,
+  record = {'model': voice.identity, 'seed': seed, 'temperatures': temperatures,
             'engine': engine, 'weights': weights}
   result = _print(bulk.synthesize(
-      sources, output, functools.partial(sampler, record['model']), config.mel, record, runs_on,
-      seed, batch, overwrite))
+      sources, output,
+      functools.partial(sampling.open, voice, engine, temperatures, weights, batch),
+      voice.config.mel, record, runs_on, seed, batch, overwrite))
   if failed := result['failed']:
     problems = corpus.listed(dict.fromkeys(failed.values()))
     raise InputError(f'{len(failed)} of {len(sources)} inputs failed:\n{problems}\nThe same '
@@ -217,56 +190,15 @@ def synthesize(workdir: str, inputs: str, output: str, temperatures=(1.0, 1.0), 
   return result
 
 
-def open_sampler(workdir: str, model: str, engine: str, weights: str, temperatures,
-                 batch: int, expected: str):
-  """Engine, sampler of a run or an export, and how many utterances it takes at a time.
-
-  Args:
-    workdir, model, engine, weights, temperatures, batch: of `synthesize`.
-    expected: identity of the weights.
-
-  Raises:
-    InputError: if the weights have changed meanwhile.
-  """
-  if _identity(workdir, model) != expected:
-    raise InputError(f'{model or workdir}: its weights have changed since the synthesis began; '
-                     'export those you want with --mode=export, then --model=FILE.')
-  packed = export_lib.read(model) if model else None
-  config = packed.config if packed else workdir_lib.read_config(workdir)
-  engine = _engine(engine, packed)
-  if engine == 'cpu':
-    packed = packed or _pack(workdir, config, weights)
-  sampler = _sampler(engine, packed, workdir, config, temperatures, weights, batch)
-  if engine == 'pallas' and type(sampler) is scan.Sampler:  # what it falls back to
-    engine = 'scan'
-  # On the CPU engine a lane more than threads would only wait for a core.
-  return engine, sampler, sampler.threads if engine == 'cpu' else sys.maxsize
-
-
-def _identity(workdir: str, model: str) -> str:
-  """Tells the weights that a synthesis uses from all others."""
-  if not model:
-    return checkpoints.identity(workdir)
-  try:
-    return hashlib.blake2b(pathlib.Path(model).read_bytes(), digest_size=16).hexdigest()
-  except OSError as error:
-    raise InputError(f'{model}: cannot be read ({error.strerror}); expected a file that '
-                     '--mode=export has written.') from error
-
-
 def export(workdir: str, output: str, weights: str = 'bfloat16',
            sparse_only: bool = False) -> dict:
   """Writes the EMA weights of a run as one file. See sampling/export.py."""
-  packed = _pack(workdir, workdir_lib.read_config(workdir), weights, sparse_only)
+  voice = checkpoints.load(workdir)
+  packed = export_lib.pack(voice.params, voice.masks, voice.config, weights, sparse_only)
   export_lib.write(output, packed)
   return _print({'file': output, 'bytes': pathlib.Path(output).stat().st_size,
                  'parameters': packed.parameters, 'weights': weights,
                  'block': 'x'.join(map(str, packed.block))})
-
-
-def _pack(workdir: str, config: Config, weights: str, sparse_only: bool = False):
-  state = checkpoints.load(workdir)
-  return export_lib.pack(state['ema'], state['masks'], config, weights, sparse_only)
 
 
 def demo(output: str) -> dict:

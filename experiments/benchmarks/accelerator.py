@@ -68,7 +68,7 @@ def speed(sampler, lanes: int) -> float:
   """Samples a second of all lanes, with the conditioning and the way to the host."""
   mel, frames = sampler.model.mel, sampler.block_frames
   rng = np.random.default_rng(0)
-  shape = lanes, frames + sum(scan.around(sampler)), mel.bands
+  shape = lanes, sampler.window, mel.bands
   inputs = rng.normal(-5, 2, shape).astype(np.float32), draw.keys(0, range(lanes))
   seconds = measure.interleaved(
       {0: lambda: sampler.next_block(sampler.initial_state(lanes), *inputs)}, _TIMED.value)[0]

@@ -82,7 +82,7 @@ def tasks(packed: export_lib.Export, threads: int, frames: int) -> dict:
   sampler = cpu.Sampler(packed, block_frames=frames, threads=threads)
   mel, samples = packed.config.mel, frames * packed.config.mel.hop
   rng = np.random.default_rng(0)
-  window = rng.normal(-5, 2, (threads, frames + 2 * sampler.lookahead, mel.bands))
+  window = rng.normal(-5, 2, (threads, sampler.window, mel.bands))
   window = window.astype(np.float32)
   state, keys = sampler.initial_state(threads), draw.keys(0, range(threads))
   gates, network = sampler.gates(window[0]), sampler.network
@@ -105,7 +105,7 @@ def tasks(packed: export_lib.Export, threads: int, frames: int) -> dict:
 def worker(connection, path: str, threads: int, frames: int) -> None:
   """One row's process: runs a task whenever its name comes, and says how long it took."""
   imported = measure.peak_memory_gib() * 1024
-  packed, start = export_lib.read(path), time.perf_counter()
+  packed, start = export_lib.read(path).packed, time.perf_counter()
   functions = tasks(packed, threads, frames)
   functions['engine'][0]()
   first, peak = time.perf_counter() - start, measure.peak_memory_gib() * 1024

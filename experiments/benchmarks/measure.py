@@ -48,7 +48,7 @@ def next_block(sampler, batch: int, started: int = 1 << 20):
     started: of `index`, so that no lane of a subscale model still waits.
   """
   model = sampler.model
-  shape = batch, model.timing.lag + sampler.block_frames + 2 * model.timing.margin, model.mel.bands
+  shape = batch, sampler.window, model.mel.bands
   mel_BxFxM = np.random.default_rng(0).normal(-5, 2, shape).astype(np.float32)
   state, keys = sampler.initial_state(batch), draw.keys(0, range(batch))
   state['index'] = state['index'] + started

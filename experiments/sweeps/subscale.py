@@ -74,7 +74,7 @@ def runs():
 
 def figures(config: config_lib.Config, folder, split: str) -> dict:
   """Columns of this study beside those of every sweep."""
-  sampler = scan.Sampler(models.build(config), checkpoints.load_weights(folder),
+  sampler = scan.Sampler(models.build(config), checkpoints.load(folder).params,
                          block_frames=config.evaluation.block_frames)
   seconds = measure.interleaved({'block': measure.next_block(sampler, 1)}, 5)['block']
   samples = config.evaluation.block_frames * config.mel.hop

@@ -115,8 +115,8 @@ def finish(run: Run, workdir, split: str, figures=no_figures) -> tuple[dict, lis
 def _figures(config: Config, folder, split: str) -> dict:
   result = commands.evaluate(str(folder), split)
   low, high = result['nll_interval'] or (None, None)  # none of a single utterance
-  state = checkpoints.load(folder)
-  return {'parameters': pruning.count_parameters(state['ema'], state['masks']),
+  voice = checkpoints.load(folder)
+  return {'parameters': pruning.count_parameters(voice.params, voice.masks),
           'units': config.model.units, 'projection': config.model.projection,
           'seed': config.train.seed, 'batch': config.train.batch, 'crop': config.train.crop,
           'nll': result['nll'], 'nll_coarse': result['nll_coarse'],

@@ -1,0 +1,43 @@
+"""Sampling: `open` gives the engine of a voice; stream.py makes audio with any."""
+
+import warnings
+
+import jax
+
+from wavernn_jax.sampling import cpu, export, persistent, scan
+from wavernn_jax.sampling.engine import Engine
+from wavernn_jax.voice import Voice
+
+
+def open(voice: Voice, engine: str = 'auto', temperatures=(1.0, 1.0),
+         weights: str = 'bfloat16', batch: int = 1) -> Engine:
+  """The engine that samples and scores a voice.
+
+  Args:
+    voice: of a run or an export.
+    engine: 'scan', 'cpu', 'pallas', or 'auto': cpu for exports that it can run where JAX
+      has no accelerator, else scan.
+    temperatures: of the coarse and the fine byte; 0 takes the most probable.
+    weights: type to which cpu and pallas pack a run; an export has its own.
+    batch: utterances at a time for which the kernel of pallas is compiled and checked.
+
+  Returns:
+    The engine; where a kernel of pallas cannot be used, with a warning that says why,
+    that of scan.
+
+  Raises:
+    InputError: if the machine or the model is none for that engine.
+  """
+  block_frames = voice.config.evaluation.block_frames
+  if engine == 'auto':
+    suits = voice.packed and jax.default_backend() == 'cpu' and cpu.fits(voice.config)
+    engine = 'cpu' if suits else 'scan'
+  if engine == 'cpu':
+    return cpu.Sampler(export.packed(voice, weights), temperatures, block_frames)
+  if engine == 'pallas':
+    try:
+      return persistent.start(voice.model, voice.params, temperatures, block_frames,
+                              voice.packed.weights if voice.packed else weights, batch)
+    except persistent.UNUSABLE as error:
+      warnings.warn(f'{error} --engine=scan takes its place.', stacklevel=2)
+  return scan.Sampler(voice.model, voice.params, temperatures, block_frames, donate=True)

@@ -73,6 +73,7 @@ Version 1 had context.gates.kernel as F32 [D, 3H]; it is read too.
 import copy
 import dataclasses
 import functools
+import hashlib
 import json
 import pathlib
 
@@ -87,6 +88,7 @@ from wavernn_jax.config import Config, PruningConfig, to_dict
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import hearing
 from wavernn_jax.sampling import blocksparse, export_checks
+from wavernn_jax.voice import Voice
 
 _GATES, _CONTEXT_GATES = 'conditioning.gates.kernel', 'context.gates.kernel'
 
@@ -116,6 +118,26 @@ class Export:
         else _scale_coarse(name, tensor, 1 / hearing.COARSE_GAIN)
         for name, tensor in self.tensors.items() if name.startswith(part)})
     return tree[part] if part else tree
+
+  def masks(self):
+    """The blocks that matrices keep, as pruning.py has them; None where they keep all."""
+    return nest({name: _kept(tensor) if is_packed(tensor) else None
+                  for name, tensor in self.tensors.items()})
+
+
+class _Exported(Voice):
+  """The voice of a file. The CPU engine reads it packed: it is unpacked for others only."""
+
+  def __init__(self, packed: Export, identity: str):
+    self.config, self.packed, self.identity = packed.config, packed, identity
+
+  @functools.cached_property
+  def params(self):
+    return self.packed.params()
+
+  @functools.cached_property
+  def masks(self):
+    return self.packed.masks()
 
 
 def is_packed(tensor) -> bool:
@@ -156,6 +178,11 @@ def pack(params, masks, config: Config, weights: str = 'bfloat16',
   shipped.data.dir = shipped.init_from = ''
   count = pruning.count_parameters(params, masks)
   return Export(shipped, weights, block, int(count), tensors)
+
+
+def packed(voice: Voice, weights: str) -> Export:
+  """The matrices of a voice as its file has them, or those of a run packed to a type."""
+  return voice.packed or pack(voice.params, voice.masks, voice.config, weights)
 
 
 def packing_block(masks, config: Config) -> tuple[int, int]:
@@ -217,8 +244,8 @@ def to_bytes(export: Export) -> bytes:
   return safetensors.numpy.save(tensors, {'header': header, 'sha256': digest})
 
 
-def read(path) -> Export:
-  """Reads an export and checks all of it; executes and unpickles nothing.
+def read(path) -> Voice:
+  """The voice of an export, all of it checked; executes and unpickles nothing.
 
   Raises:
     InputError: if there is no such file, it is damaged, inconsistent or of a
@@ -231,7 +258,7 @@ def read(path) -> Export:
     raise InputError(f'{path}: cannot be read ({error.strerror}); expected a file that '
                      '--mode=export has written.') from error
   try:
-    return from_bytes(data)
+    return _Exported(from_bytes(data), hashlib.blake2b(data, digest_size=16).hexdigest())
   except (ValueError, RecursionError, safetensors.SafetensorError) as error:
     raise InputError(f'{path}: is no usable export: {error}. If it is a copy, copy it again; '
                      'otherwise export it again with this version.') from error
@@ -283,6 +310,17 @@ def _block_mask(leaf_NxO, mask, block):
   outputs, inputs = mask.shape[::-1]
   blocks = mask.T.reshape(outputs // block[0], block[0], inputs // block[1], block[1])
   return blocks.any(axis=(1, 3))
+
+
+def _kept(matrix: blocksparse.PackedMatrix):
+  """Which blocks a matrix has, [N / b_n, O / b_o]; None if all."""
+  blocks = [n // b for n, b in zip(matrix.shape, matrix.block, strict=True)]
+  if len(matrix.indices) == blocks[0] * blocks[1]:
+    return None
+  kept = np.zeros(blocks, bool)
+  kept[np.repeat(np.arange(blocks[0]), np.diff(matrix.offsets.astype(np.int64))),
+       matrix.indices] = True
+  return kept.T
 
 
 def _fields(matrix: blocksparse.PackedMatrix) -> dict[str, np.ndarray]:

@@ -64,7 +64,7 @@ def _lines(path: pathlib.Path) -> list[str]:
   return os.fsdecode(data).splitlines()
 
 
-def synthesize(inputs: dict[str, pathlib.Path], output, open_sampler, mel: MelConfig,
+def synthesize(inputs: dict[str, pathlib.Path], output, open_engine, mel: MelConfig,
                record: dict, executor, seed: int = 0, batch: int = 16,
                overwrite: bool = False) -> dict:
   """Synthesises every input that has no wav yet into output/NAME.wav.
@@ -72,8 +72,7 @@ def synthesize(inputs: dict[str, pathlib.Path], output, open_sampler, mel: MelCo
   Args:
     inputs: of `find_inputs`.
     output: folder.
-    open_sampler: gives the engine's name, a sampler and how many utterances it takes
-      at a time at most, in whatever process needs them; to be pickled.
+    open_engine: gives the engine, in whatever process needs it; to be pickled.
     mel: convention of the model.
     record: what tells the audio of these settings from that of others.
     executor: of executors.py.
@@ -95,7 +94,7 @@ def synthesize(inputs: dict[str, pathlib.Path], output, open_sampler, mel: MelCo
     _check_record(output, inputs, record, overwrite)
     files.remove_unfinished(output, '.wav')
     waiting = [name for name in inputs if not os.path.exists(_wav(output, name))]
-    job = ChunkSynthesis(open_sampler, mel, output, seed, min(batch, len(inputs)))
+    job = ChunkSynthesis(open_engine, mel, output, seed, min(batch, len(inputs)))
     totals = dict.fromkeys(('audio_seconds', 'seconds', 'compile_seconds'), 0.0)
     failed, engine = {}, record['engine']
     for outcome in executor.run(job, _chunks(inputs, waiting, _CHUNK * batch)):
@@ -122,12 +121,12 @@ class Chunk:
 
 
 class ChunkSynthesis:
-  """The job: a Chunk -> what it did. Keeps its sampler from one chunk to the next."""
+  """The job: a Chunk -> what it did. Keeps its engine from one chunk to the next."""
 
-  def __init__(self, open_sampler, mel: MelConfig, output: pathlib.Path, seed: int, batch: int):
-    self._open_sampler, self._mel, self._output = open_sampler, mel, output
+  def __init__(self, open_engine, mel: MelConfig, output: pathlib.Path, seed: int, batch: int):
+    self._open_engine, self._mel, self._output = open_engine, mel, output
     self._seed, self._batch = seed, batch
-    self._engine, self._sampler = '', None
+    self._engine = None
     self._full = ''  # why nothing more can be written
 
   def __call__(self, chunk: Chunk) -> dict:
@@ -135,7 +134,7 @@ class ChunkSynthesis:
     compile_seconds = self._open() if sources else 0.0
     start, samples = time.perf_counter(), 0
     pairs = sources_lib.synthesize(
-        self._sampler, sources, self._seed, self._batch, chunk.title) if sources else ()
+        self._engine, sources, self._seed, self._batch, chunk.title) if sources else ()
     for source, pcm in pairs:
       try:
         audio.write_wav(_wav(self._output, source.name), pcm, self._mel.sample_rate)
@@ -148,7 +147,8 @@ class ChunkSynthesis:
         samples += len(pcm)
     if self._full:
       failed = dict.fromkeys((name for name, _ in self._missing(chunk)), self._full) | failed
-    return {'engine': self._engine, 'failed': failed, 'compile_seconds': compile_seconds,
+    return {'engine': self._engine and self._engine.name, 'failed': failed,
+            'compile_seconds': compile_seconds,
             'audio_seconds': samples / self._mel.sample_rate,
             'seconds': time.perf_counter() - start if sources else 0.0}
 
@@ -170,12 +170,12 @@ class ChunkSynthesis:
     return sources, failed
 
   def _open(self) -> float:
-    """Seconds that it takes to make the sampler ready, which is done once."""
+    """Seconds that it takes to make the engine ready, which is done once."""
     start = time.perf_counter()
-    if self._sampler is None:
-      self._engine, self._sampler, most = self._open_sampler()
-      self._batch = min(self._batch, most)
-      self._sampler.warm_up(self._batch)
+    if self._engine is None:
+      self._engine = self._open_engine()
+      self._batch = min(self._batch, self._engine.at_once)
+      self._engine.warm_up(self._batch)
     return time.perf_counter() - start
 
 

@@ -13,7 +13,8 @@ from wavernn_jax import audio, draw, files
 from wavernn_jax.config import MelConfig
 from wavernn_jax.data import corpus, mel_files
 from wavernn_jax.errors import InputError
-from wavernn_jax.sampling import scan
+from wavernn_jax.sampling import stream
+from wavernn_jax.sampling.engine import Engine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +71,14 @@ def load_source(name: str, path: pathlib.Path, mel: MelConfig) -> Source:
   return Source(name, audio.utterance_log_mel(pcm, mel), len(pcm))
 
 
-def synthesize(sampler: scan.Sampler, sources: list[Source], seed: int, batch: int,
+def synthesize(engine: Engine, sources: list[Source], seed: int, batch: int,
                title: str = 'synthesis'):
   """Yields (source, int16 pcm), longest first, `batch` at a time, with a progress bar.
 
   What an utterance sounds like depends on its name, the seed and, through the
   rounding of products only, on the batch size.
   """
-  mel = sampler.model.mel
+  mel = engine.model.mel
   ordered = sorted(sources, key=lambda s: -len(s.mel_FxM))
   total = sum(len(s.mel_FxM) for s in ordered) * mel.hop
   with progress_bar(total, mel, title) as progress:
@@ -86,7 +87,7 @@ def synthesize(sampler: scan.Sampler, sources: list[Source], seed: int, batch: i
       empty = [np.zeros((0, mel.bands), np.float32)] * (batch - len(group))
       mels = [s.mel_FxM for s in group] + empty
       keys = draw.keys(seed, [s.utterance for s in group] + [0] * len(empty))
-      pcms = scan.synthesize(sampler, mels, keys, progress)
+      pcms = stream.batch(engine, mels, keys, progress)
       for source, pcm in zip(group, pcms, strict=False):
         yield source, pcm[:source.samples]
 

@@ -23,6 +23,7 @@ from wavernn_jax import models
 from wavernn_jax.config import Config, differences, to_dict
 from wavernn_jax.errors import InputError
 from wavernn_jax.training import seals, step as step_lib, workdir as workdir_lib
+from wavernn_jax.voice import Voice
 
 _METRIC = 'valid_nll'
 
@@ -217,13 +218,20 @@ class Checkpoints:
       self._sealer.finish()
 
 
-def load(workdir) -> dict:
-  """The train state of the best checkpoint of a run.
+def load(workdir, expected: Config | None = None) -> Voice:
+  """The voice of a run: the EMA weights of its best checkpoint.
+
+  Args:
+    workdir: of the run.
+    expected: a config whose model and mel convention the run must share.
 
   Raises:
-    InputError: if there is no complete checkpoint, or its EMA is not finite.
+    InputError: if there is no complete checkpoint, its EMA is not finite, or the run is
+      of another config.
   """
   config = workdir_lib.read_config(workdir)
+  if expected is not None:
+    check_same_model(workdir, config, expected)
   saved = Checkpoints(workdir, read_only=True)
   step = _best(saved, workdir)
   here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -233,7 +241,8 @@ def load(workdir) -> dict:
   if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state['ema'])):
     raise InputError(f'{workdir}: the weights of step {step} are not finite; restore an '
                      'earlier checkpoint folder or train again.')
-  return state
+  params, masks = jax.tree.map(np.asarray, (state['ema'], state['masks']))
+  return Voice(config, params, masks, _identity(workdir, step))
 
 
 def _best(saved: Checkpoints, workdir) -> int:
@@ -243,34 +252,11 @@ def _best(saved: Checkpoints, workdir) -> int:
   return step
 
 
-def identity(workdir) -> str:
-  """Tells the checkpoint that `load` takes from any other.
-
-  Raises:
-    InputError: if there is no run or no complete checkpoint.
-  """
-  workdir_lib.read_config(workdir)
-  saved = Checkpoints(workdir, read_only=True)
-  step = _best(saved, workdir)
-  saved.close()
+def _identity(workdir, step: int) -> str:
+  """Tells a checkpoint from any other."""
   metadata = pathlib.Path(workdir) / 'checkpoints' / str(step) / '_CHECKPOINT_METADATA'
   # It holds when the checkpoint was written, to the nanosecond.
   return f'{step}:{hashlib.blake2b(metadata.read_bytes(), digest_size=16).hexdigest()}'
-
-
-def load_weights(workdir, expected: Config | None = None):
-  """The EMA weights of `load`, those that are evaluated and synthesised.
-
-  Args:
-    workdir: of the run.
-    expected: a config whose model and mel convention the run must share.
-
-  Raises:
-    InputError: as `load`, or if the run is of another config.
-  """
-  if expected is not None:
-    check_same_model(workdir, workdir_lib.read_config(workdir), expected)
-  return load(workdir)['ema']
 
 
 def check_same_model(where, found: Config, expected: Config) -> None:

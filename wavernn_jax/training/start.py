@@ -1,6 +1,5 @@
 """What a new run begins with: random weights, or those of another run or of an export."""
 
-import dataclasses
 import pathlib
 import warnings
 
@@ -11,8 +10,8 @@ import numpy as np
 from wavernn_jax import models
 from wavernn_jax.config import Config
 from wavernn_jax.errors import InputError
-from wavernn_jax.sampling import blocksparse, export as export_lib
-from wavernn_jax.training import checkpoints, step as step_lib, workdir as workdir_lib
+from wavernn_jax.sampling import export as export_lib
+from wavernn_jax.training import checkpoints, step as step_lib
 
 
 def first_state(config: Config):
@@ -42,25 +41,13 @@ def read(config: Config):
                      'a run, or a .safetensors file that --mode=export has written.')
   try:
     if source.is_file():
-      found = export_lib.read(source)
-      checkpoints.check_same_model(source, found.config, config)
-      return jax.tree.map(jnp.asarray, found.params()), _export_masks(found)
-    checkpoints.check_same_model(source, workdir_lib.read_config(source), config)
-    state = checkpoints.load(source)
-    return state['ema'], state['masks']
+      voice = export_lib.read(source)
+      checkpoints.check_same_model(source, voice.config, config)
+    else:
+      voice = checkpoints.load(source, config)
+    return jax.tree.map(jnp.asarray, voice.params), voice.masks
   except InputError as error:
     raise InputError(f'--config.init_from={source}: {error}') from error
-
-
-def _export_masks(found: export_lib.Export):
-  """Masks of single weights: all of a block that the file holds, nothing of others."""
-  def held(tensor):
-    if not export_lib.is_packed(tensor):
-      return None
-    ones = np.ones(tensor.values.shape, np.float32)
-    return blocksparse.unpack(dataclasses.replace(
-        tensor, dtype='float32', values=ones, scales=None)).T > 0
-  return export_lib.nest({name: held(tensor) for name, tensor in found.tensors.items()})
 
 
 def _kept_pruned(masks, source, params, config: Config):

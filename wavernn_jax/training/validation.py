@@ -9,7 +9,7 @@ from wavernn_jax import audio, draw
 from wavernn_jax.config import Config
 from wavernn_jax.data import corpus
 from wavernn_jax.evaluation import evaluate, metrics, pictures
-from wavernn_jax.sampling import scan
+from wavernn_jax.sampling import scan, stream
 from wavernn_jax.training import world
 
 
@@ -27,11 +27,10 @@ class Validation:
       told_to_stop: true once this process was.
       stop: of `stopping.stop`.
     """
-    self._model, self._config = model, config
+    self._config = config
     self._utterances = valid_set[:config.evaluation.max_valid_utterances or None]
     self._told_to_stop, self._stop = told_to_stop, stop
-    self._evaluator = evaluate.Evaluator(model, config.evaluation)
-    self._sampler = None
+    self._engine = scan.Sampler(model, None, block_frames=config.evaluation.block_frames)
 
   def likelihood(self, params) -> dict | None:
     """nll, nll_coarse and nll_fine in nats/sample; None if any process was told to stop.
@@ -57,8 +56,10 @@ class Validation:
     """Sums of nats of some utterances; of none if this process was told to stop meanwhile."""
     try:
       self._go_on()
-      return self._evaluator.utterance_nats(
-          params, [self._utterances[i] for i in chosen], self._go_on)[0] if len(chosen) else {}
+      self._engine.params = params
+      return evaluate.utterance_nats(
+          self._engine, [self._utterances[i] for i in chosen], self._config.evaluation.batch,
+          self._go_on)[0] if len(chosen) else {}
     except _Abandoned:
       return {}
 
@@ -73,9 +74,7 @@ class Validation:
     chosen = self._utterances[:evaluation.synthesize]
     if not chosen:
       return
-    if self._sampler is None:
-      self._sampler = scan.Sampler(self._model, params, block_frames=evaluation.block_frames)
-    self._sampler.params = params
+    self._engine.params = params
     try:
       self._go_on()
       self._speak(chosen, journal, step)
@@ -86,7 +85,7 @@ class Validation:
     mel, evaluation = self._config.mel, self._config.evaluation
     frames = int(evaluation.synthesize_seconds * mel.sample_rate / mel.hop)
     mels = [corpus.utterance_mel(u, mel)[:frames] for u in chosen]
-    pcms = scan.synthesize(self._sampler, mels, draw.keys(
+    pcms = stream.batch(self._engine, mels, draw.keys(
         self._config.train.seed, range(len(mels))), self._go_on)
     recordings = [u.read(0, u.samples, mel.sample_rate) for u in chosen]
     journal.scalars(step, metrics.valid_scalars(recordings, pcms, mel))

@@ -2,7 +2,7 @@
 
 `Sampler` is the engine; the modules below it know nothing of JAX:
 
-  engine.py       an export as a sampler of mel frames, with the interface of sampling/scan.py
+  engine.py       an export as an engine (sampling/engine.py)
   loop.py         the loop over samples, and teacher forcing by the same step
   step.py         one sample: gates, output layers, draws
   kernels.py      products with packed matrices

@@ -1,8 +1,8 @@
 """§2.1: the whole utterance in one kernel, weights loaded once and kept on chip.
 
-`open_sampler` gives the engine; TPUs run Pallas, NVIDIA GPUs CUDA C++:
+`start` gives the engine; TPUs run Pallas, NVIDIA GPUs CUDA C++:
 
-  engine.py      the kernels as a sampler;  lanes.py  of subscale models
+  engine.py      the kernels as an engine (sampling/engine.py);  lanes.py  of subscale models
   checks.py      a kernel against the model before it is used
   chips.py       both kernels behind one interface
   operands.py    weights and inputs, padded to the tiles of a chip
@@ -12,11 +12,10 @@
   driver.py      its compilation and launch;  ffi.py  its custom call
 
 Lanes are independent streams with their own gate inputs: utterances, or those of a
-subscale model. Not yet run on a GPU or
-a TPU: `open_sampler` compares a kernel with the model before it is used.
+subscale model. Not yet run on a GPU or a TPU: `start` compares a kernel with the model
+before it is used.
 """
 
-from wavernn_jax.sampling.persistent.chips import DoesNotFit
-from wavernn_jax.sampling.persistent.engine import TYPES, Sampler, open_sampler
+from wavernn_jax.sampling.persistent.engine import UNUSABLE, Sampler, start
 
-__all__ = ['DoesNotFit', 'Sampler', 'TYPES', 'open_sampler']
+__all__ = ['Sampler', 'UNUSABLE', 'start']

@@ -2,6 +2,7 @@
 
   multiple             what the halves of the units and the projection are padded to
   dtype                of the products' inputs, for the check against the model
+  kind                 of the weights: float32, bfloat16 or int8
   tolerance            nats by which a log-probability may differ from the model's
   fit(batch)           lanes of one launch; `DoesNotFit` if there is no room
   weights(batch)       arrays that do not change from call to call
@@ -46,7 +47,8 @@ class Tpu:
     if weights == 'int8':
       raise InputError("--weights=int8: the kernel for TPUs has float32 and bfloat16; use "
                        '--weights=bfloat16 with --workdir, or --engine=scan.')
-    self.dtype, self._hop, self._interpret = jnp.dtype(weights), hop, interpret
+    self.dtype, self.kind = jnp.dtype(weights), weights
+    self._hop, self._interpret = hop, interpret
     self.tolerance = 1e-3 if weights == 'float32' else 0.3  # activations are rounded too
     operands = operands_lib.build(params, self.multiple)
     self._operands = dataclasses.replace(
@@ -100,6 +102,7 @@ class Cuda:
       raise driver_lib.CudaError(
           f'found a GPU of compute capability {self.chip.capability / 10}, expected '
           f'{driver_lib.OLDEST / 10} (Ampere) or more')
+    self.kind = weights
     self._operands = operands_lib.build(params, self.multiple)
     self._matrices = cuda.pack(self._operands, weights)
     self._compile, self._platform = compile_source, platform

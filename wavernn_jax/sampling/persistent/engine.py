@@ -1,39 +1,39 @@
-"""The persistent kernels as a sampler of mel frames, with the interface of scan.Sampler."""
+"""The persistent kernels as an engine."""
 
 import functools
-import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wavernn_jax import audio, draw
+from wavernn_jax import audio, draw, likelihood
 from wavernn_jax.errors import InputError
-from wavernn_jax.sampling import scan
+from wavernn_jax.models import wavernn
+from wavernn_jax.sampling.engine import Engine
 from wavernn_jax.sampling.persistent import checks, chips, driver, lanes, operands as operands_lib
 
-TYPES = ('float32', 'bfloat16', 'int8')
 PLATFORMS = ('gpu', 'cuda', 'tpu')
+# That the chip cannot hold the model, or that the kernel is not compiled or computes wrongly.
+UNUSABLE = (chips.DoesNotFit, checks.CheckFailed, driver.CudaError, jax.errors.JaxRuntimeError)
 
 
-def open_sampler(model, params, temperatures=(1.0, 1.0), block_frames: int = 16,
-                 weights: str = 'bfloat16', batch: int = 1):
+def start(model, params, temperatures=(1.0, 1.0), block_frames: int = 16,
+          weights: str = 'bfloat16', batch: int = 1):
   """The persistent kernel for a batch, compiled and checked against the model.
 
   Args:
     model: of wavernn_jax.models.
     params: its parameters.
     temperatures, block_frames: as of `Sampler`.
-    weights: type of the recurrent and output matrices, one of `TYPES`.
+    weights: type of the recurrent and output matrices: float32, bfloat16 or int8.
     batch: utterances at a time.
 
   Returns:
-    A `Sampler`, or `lanes.Sampler` for a subscale model; or, with a warning that says
-    why, the scan sampler: if the chip cannot hold the model, or the kernel is not
-    compiled or computes wrongly.
+    A `Sampler`, or `lanes.Sampler` for a subscale model.
 
   Raises:
     InputError: if there is no chip, or no kind of model, for which there is a kernel.
+    UNUSABLE: if it may not be used.
   """
   backend = jax.default_backend()
   if backend not in PLATFORMS:
@@ -44,16 +44,14 @@ def open_sampler(model, params, temperatures=(1.0, 1.0), block_frames: int = 16,
   if model.config.kind not in kinds:
     raise InputError(f'--engine=pallas: found a model of the kind {model.config.kind!r}, expected '
                      f'one of {list(kinds)}; use --engine=scan.')
-  try:
-    chip = open_chip(model, params, weights)
-    sampler = kinds[model.config.kind](model, params, chip, temperatures, block_frames)
-    sampler.warm_up(batch)
-    sampler.check(batch, checks.rounded(params, weights))
-    return sampler
-  except (chips.DoesNotFit, checks.CheckFailed, driver.CudaError,
-          jax.errors.JaxRuntimeError) as error:
-    warnings.warn(f'{error} --engine=scan takes its place.', stacklevel=2)
-    return scan.Sampler(model, params, temperatures, block_frames)
+  if model.config.prediction != 'none':
+    raise InputError(f'--engine=pallas: found a model of prediction {model.config.prediction!r}, '
+                     "expected 'none'; use --engine=scan.")
+  chip = open_chip(model, params, weights)
+  sampler = kinds[model.config.kind](model, params, chip, temperatures, block_frames)
+  sampler.warm_up(batch)
+  sampler.check(batch, checks.rounded(params, weights))
+  return sampler
 
 
 def open_chip(model, params, weights: str):
@@ -68,11 +66,10 @@ def open_chip(model, params, weights: str):
   return chips.Cuda(params, weights)
 
 
-class Sampler:
-  """A model on a chip, ready to turn mel frames into audio. The caller holds the state.
+class Sampler(Engine):
+  """A model without lanes on a chip. States are those of models/wavernn.py."""
 
-  The state is that of models/wavernn.py.
-  """
+  name = 'pallas'
 
   def __init__(self, model, params, chip, temperatures=(1.0, 1.0), block_frames: int = 16):
     """Args:
@@ -80,7 +77,7 @@ class Sampler:
       params: its parameters; those of conditioning are used.
       chip: of chips.py, with the weights.
       temperatures: of the coarse and the fine byte; 0 takes the most probable.
-      block_frames: frames a call; the latency of a stream beyond `lookahead`.
+      block_frames: frames a call.
     """
     self.model, self.block_frames = model, block_frames
     self._chip, self._temperatures = chip, np.asarray(temperatures, np.float32)
@@ -89,28 +86,30 @@ class Sampler:
     self._run = jax.jit(self._block, static_argnames=('frames', 'batch'))
     self._weights = functools.cache(lambda batch: jax.device_put(chip.weights(batch)))
 
-  @property
-  def lookahead(self) -> int:
-    """Frames after a block that must be known before it is made."""
-    return self.model.timing.margin
-
   def initial_state(self, batch: int):
-    return self.model.initial_state(batch)
-
-  def warm_up(self, batch: int) -> None:
-    """Compiles for a batch size."""
-    mel = self.model.mel
-    frames = np.zeros((batch, self.block_frames + 2 * self.lookahead, mel.bands), np.float32)
-    self.next_block(self.initial_state(batch), frames, draw.keys(0, range(batch)))
+    return self.model.sampling_state(batch)
 
   def next_block(self, state, mel_BxFxM, keys_Bx2):
-    """(int16 B x block·hop, next state) from block frames and the context around them.
+    """As of Engine.
 
     Raises:
       RuntimeError: if the kernel gave up.
     """
     pcm, state, _ = self.run(state, mel_BxFxM, keys_Bx2, self.block_frames)
     return pcm, state
+
+  def score(self, state, pcm_BxN, mel_BxFxM):
+    """As of Engine, a frame at a time: the logits of many would fill the memory."""
+    hop, window, made = self.model.mel.hop, 1 + 2 * self.model.timing.margin, []
+    keys = draw.keys(0, range(len(pcm_BxN)))
+    for frame in range(pcm_BxN.shape[1] // hop):
+      pcm = pcm_BxN[:, frame * hop:(frame + 1) * hop]
+      _, state, logits_TxBx2xV = self.run(
+          state, mel_BxFxM[:, frame:frame + window], keys, 1, pcm)
+      targets_TxBx2 = np.stack(audio.split_bytes(pcm.T), axis=-1)
+      made.append(np.asarray(likelihood.categorical_nats(logits_TxBx2xV, targets_TxBx2)))
+    nats_TxBx2 = np.concatenate(made)
+    return {byte: nats_TxBx2[..., side].T for side, byte in enumerate(wavernn.BYTES)}, state
 
   def run(self, state, mel_BxFxM, keys_Bx2, frames: int, forced_BxT=None):
     """`next_block` of any number of frames, and optionally teacher-forced.
@@ -157,7 +156,7 @@ class Sampler:
       checks.CheckFailed: if they disagree.
     """
     mel, keys, state = self.model.mel, draw.keys(0, range(batch)), self.initial_state(batch)
-    shape = batch, 1 + 2 * self.lookahead, mel.bands
+    shape = batch, 1 + 2 * self.model.timing.margin, mel.bands
     frames = np.random.default_rng(0).uniform(audio.mel_floor(mel), 0, shape).astype(np.float32)
     pcm, _, _ = self.run(state, frames, keys, 1)
     _, _, found = self.run(state, frames, keys, 1, pcm)

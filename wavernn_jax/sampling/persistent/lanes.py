@@ -26,7 +26,9 @@ _ONE_SAMPLE = np.zeros(1, np.int32), np.array([[1, 0]], np.float32)
 
 
 class Sampler(scan.Sampler):
-  """A subscale model on a chip; as scan.Sampler."""
+  """A subscale model on a chip."""
+
+  name = 'pallas'
 
   def __init__(self, model, params, chip, temperatures=(1.0, 1.0), block_frames: int = 16):
     """Args as of engine.Sampler."""
@@ -37,7 +39,7 @@ class Sampler(scan.Sampler):
     self._on_chip = functools.cache(lambda rows: jax.device_put(chip.weights(rows)))
 
   def next_block(self, state, mel_BxFxM, keys_Bx2):
-    """As of scan.Sampler.
+    """As of Engine.
 
     Raises:
       RuntimeError: if the kernel gave up.
@@ -48,6 +50,15 @@ class Sampler(scan.Sampler):
       raise RuntimeError('--engine=pallas: the multiprocessors lost one another; report it, and '
                          'use --engine=scan.')
     return pcm, state
+
+  def score(self, state, pcm_BxN, mel_BxFxM):
+    """As of Engine, by XLA from the weights as the kernel multiplies them."""
+    return self._nats(self._rounded, state, pcm_BxN, mel_BxFxM)
+
+  @functools.cached_property
+  def _rounded(self):
+    return checks.rounded({name: part for name, part in self.params.items() if name != 'kernel'},
+                          self._chip.kind)
 
   def check(self, batch: int, params) -> dict[str, float]:
     """Compares a block of all lanes with the model; as engine.Sampler.check."""

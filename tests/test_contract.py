@@ -1,0 +1,77 @@
+"""Every model and every engine under contract.py, a line each."""
+
+import functools
+
+import contract
+import cuda_emulation
+import pytest
+import random_models
+from random_models import build, build_fused, build_wavenet, parameters
+
+from wavernn_jax.config import Config, EvaluationConfig, ModelConfig, PruningConfig
+from wavernn_jax.sampling import cpu, export, persistent, scan
+from wavernn_jax.sampling.persistent import chips, lanes
+from wavernn_jax.voice import Voice
+
+PLAIN = ModelConfig(units=32, projection=16, channels=8, layers=2)
+
+
+@pytest.mark.parametrize('model', [
+    build(kind='wavernn', lanes=1, horizon=0), build(), build(lanes=2, horizon=0),
+    build_fused(), build_fused(lanes=4, horizon=0), build_wavenet()],
+    ids=['wavernn', 'subscale', 'subscale 2x0', 'fused', 'fused 4x0', 'wavenet'])
+def test_systems(model):
+  contract.verify_system(model)
+
+
+def scanned(model, block_frames):
+  """temperatures -> the scan sampler of a random model."""
+  @functools.cache
+  def make(temperatures):
+    return scan.Sampler(model, parameters(model), temperatures, block_frames)
+  return make
+
+
+@pytest.mark.parametrize('model', [
+    build(kind='wavernn', lanes=1, horizon=0), build(), build_fused(), build_wavenet()],
+    ids=['wavernn', 'subscale', 'fused', 'wavenet'])
+def test_scan(model):
+  contract.verify_engine(scanned(model, 4), scanned(model, 2))
+
+
+@functools.cache
+def pruned(weights='float32', block=(16, 1)):
+  """A random model of half its blocks, packed, and the voice that it is of."""
+  config = Config(
+      model=PLAIN, mel=random_models.MEL, evaluation=EvaluationConfig(block_frames=4),
+      pruning=PruningConfig(recurrent=0.5, hidden=0.5, output=0.5, block_outputs=block[0],
+                            block_inputs=block[1], start=0, steps=1))
+  voice = Voice(config, *random_models.pruned_run(config), 'random')
+  return voice, export.pack(voice.params, voice.masks, config, weights)
+
+
+@pytest.mark.parametrize(('weights', 'block', 'nats'), [
+    ('float32', (16, 1), 1e-4), ('float32', (4, 4), 1e-4)])
+def test_cpu(weights, block, nats):
+  voice, packed = pruned(weights, block)
+  contract.verify_engine(
+      lambda temperatures: cpu.Sampler(packed, temperatures, 4, threads=2),
+      lambda temperatures: scan.Sampler(voice.model, voice.params, temperatures, 4), nats=nats)
+
+
+KERNELS = {
+    'tpu': lambda params, hop: chips.Tpu(params, 'float32', hop, interpret=True),
+    'cuda': lambda params, hop: cuda_emulation.chip(params, 'float32', 2, 4, 3)}
+
+
+@pytest.mark.parametrize('kernel', KERNELS)
+@pytest.mark.parametrize('kind', [persistent.Sampler, lanes.Sampler], ids=['plain', 'lanes'])
+def test_persistent(kernel, kind):
+  if kernel == 'cuda' and not cuda_emulation.COMPILER:
+    pytest.skip('needs g++')
+  several = kind is lanes.Sampler
+  model = build() if several else build(kind='wavernn', lanes=1, horizon=0)
+  chip = KERNELS[kernel](parameters(model), 1 if several else model.mel.hop)
+  contract.verify_engine(
+      lambda temperatures: kind(model, parameters(model), chip, temperatures, 4),
+      scanned(model, 4), nats=2e-4)
