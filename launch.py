@@ -3,6 +3,7 @@
   python launch.py                                              the demo
   python launch.py --mode=train --config=experiments/configs/dense.py:small \
       --config.data.dir=DIR --workdir=RUN
+  python launch.py --mode=check --config.data.dir=DIR [--output=DIR]
   python launch.py --mode=evaluate --workdir=RUN --split=test
   python launch.py --mode=evaluate --model=FILE.safetensors --data_dir=DIR [--engine=scan|cpu]
   python launch.py --mode=export --workdir=RUN --output=FILE.safetensors [--weights=int8]
@@ -24,16 +25,17 @@ from wavernn_jax.training import world
 
 _CONFIGS = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'experiments', 'configs')
 _MODE = flags.DEFINE_enum(
-    'mode', 'demo', ['demo', 'train', 'evaluate', 'export', 'synthesize'], 'What to do.')
+    'mode', 'demo', ['demo', 'check', 'train', 'evaluate', 'export', 'synthesize'], 'What to do.')
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', os.path.join(_CONFIGS, 'demo.py'), 'FILE.py:VARIANT, for train.')
+    'config', os.path.join(_CONFIGS, 'demo.py'), 'FILE.py:VARIANT, for train and check.')
 _MEL = flags.DEFINE_string('mel', '', 'Named mel convention in place of --config.mel.')
 _WORKDIR = flags.DEFINE_string('workdir', 'runs/demo', 'Folder of the run.')
 _SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'valid', 'test'], 'To evaluate on.')
 _DATA_DIR = flags.DEFINE_string('data_dir', '', 'To evaluate on another corpus.')
 _INPUT = flags.DEFINE_string(
     'input', None, 'Recording, .npy mel, a folder of them, or a .txt that lists them.')
-_OUTPUT = flags.DEFINE_string('output', None, 'Folder for the wavs, or file of the export.')
+_OUTPUT = flags.DEFINE_string(
+    'output', None, 'Folder for the wavs or for the picture of check, or file of the export.')
 _MODEL = flags.DEFINE_string('model', '', 'An export to evaluate or synthesise with.')
 _ENGINE = flags.DEFINE_enum(
     'engine', 'auto', ['auto', 'scan', 'cpu', 'pallas'],
@@ -67,6 +69,8 @@ def main(argv):
     case 'train':
       world.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
       commands.train(_CONFIG.value, _WORKDIR.value, _MEL.value)
+    case 'check':
+      commands.check(_CONFIG.value, _OUTPUT.value or 'runs/check', _MEL.value)
     case 'evaluate':
       _one_model()
       commands.evaluate(_WORKDIR.value, _SPLIT.value, _DATA_DIR.value, _MODEL.value,

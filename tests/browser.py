@@ -77,8 +77,12 @@ class Browser:
 
   def resize(self, width: int, height: int, scale: float = 1) -> None:
     """The page as on a screen of that size; scale: device pixels of one."""
-    self.call('POST', '/goog/cdp/execute', cmd='Emulation.setDeviceMetricsOverride', params={
-        'width': width, 'height': height, 'deviceScaleFactor': scale, 'mobile': width < 600})
+    self.devtools('Emulation.setDeviceMetricsOverride', width=width, height=height,
+                  deviceScaleFactor=scale, mobile=width < 600)
+
+  def devtools(self, command: str, **parameters):
+    """A command of the DevTools protocol, for what WebDriver has none."""
+    return self.call('POST', '/goog/cdp/execute', cmd=command, params=parameters)
 
   def screenshot(self) -> bytes:
     return base64.b64decode(self.call('GET', '/screenshot'))

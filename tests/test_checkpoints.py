@@ -1,5 +1,6 @@
 """Checkpoints: what is restored is what was saved, whatever happens meanwhile."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from wavernn_jax import models
 from wavernn_jax.errors import InputError
-from wavernn_jax.training import checkpoints, step as step_lib, workdir as workdir_lib
+from wavernn_jax.training import checkpoints, seals, step as step_lib, workdir as workdir_lib
 
 
 @pytest.fixture
@@ -130,6 +131,112 @@ def test_weights_of_another_config_are_rejected_by_field(tmp_path, tiny_config):
   assert '--config.model.units: 16 there, 32 here' in str(error.value)
   assert '--config.mel.fmin: 40.0 there, 80.0 here' in str(error.value)
   assert 'batch' not in str(error.value)
+
+
+# Damage
+
+
+def saved_twice(workdir, config, state, steps=(1, 2)):
+  workdir_lib.claim(workdir, config, 'corpus').close()
+  saved = checkpoints.Checkpoints(workdir)
+  for step in steps:
+    saved.save(at(state, step, 1 + step), {'batches': step}, config)
+  saved.close()
+  return workdir / 'checkpoints'
+
+
+def all_files(folder):
+  return sorted(p for p in folder.rglob('*') if p.is_file())
+
+
+def test_every_complete_checkpoint_is_sealed(tmp_path, tiny_config, state):
+  folder = saved_twice(tmp_path, tiny_config, state)
+  for step in ('1', '2'):
+    listed = json.loads((folder / step / 'seal').read_text().split('\n')[1])
+    assert set(listed) == {p.relative_to(folder / step).as_posix()
+                           for p in all_files(folder / step)} - {'seal'}
+    assert seals.damage(folder / step) == ''
+
+
+def test_one_flipped_bit_or_a_cut_anywhere_is_noticed(tmp_path, tiny_config, state):
+  folder = saved_twice(tmp_path, tiny_config, state, (1,)) / '1'
+  rng = np.random.default_rng(0)
+  for path in all_files(folder):
+    whole = path.read_bytes()
+    for place in rng.integers(8 * len(whole), size=12):
+      changed = bytearray(whole)
+      changed[place // 8] ^= 1 << place % 8
+      path.write_bytes(changed)
+      assert path.name in seals.damage(folder), place
+    for length in rng.integers(len(whole), size=3):
+      path.write_bytes(whole[:length])
+      assert path.name in seals.damage(folder), length
+    path.write_bytes(whole)
+  assert seals.damage(folder) == ''
+
+
+@pytest.mark.parametrize('damaged', ['flipped', 'cut', 'gone'])
+def test_a_damaged_checkpoint_is_left_out_for_the_newest_intact_one(
+    tmp_path, tiny_config, state, damaged):
+  folder = saved_twice(tmp_path, tiny_config, state)
+  path = max(all_files(folder / '2'), key=lambda p: p.stat().st_size)  # the weights
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 4
+  path.write_bytes(data if damaged == 'flipped' else data[:-9])
+  if damaged == 'gone':
+    path.unlink()
+  with pytest.warns(UserWarning, match=r'checkpoints/2: is damaged \(.*step 1 takes its place'):
+    assert_same(checkpoints.load(tmp_path).params, at(state, 1, 2)['ema'])
+  with pytest.warns(UserWarning, match='step 1 takes its place'):
+    assert checkpoints.load(tmp_path).identity.startswith('1:')
+  assert steps_on_disk(tmp_path) == [1, 2]  # readers leave everything as it is
+  writer = checkpoints.Checkpoints(tmp_path)
+  with pytest.warns(UserWarning, match='step 1 takes its place'):
+    restored, position = writer.resume(state)
+  assert position == {'batches': 1} and int(restored['step']) == 1
+  writer.save(at(state, 2, 9), {'batches': 2}, tiny_config)  # the step can be saved again
+  writer.close()
+  assert_same(checkpoints.load(tmp_path).params, at(state, 2, 9)['ema'])
+  assert [p.name for p in (tmp_path / 'damaged').iterdir()] == ['2.0']
+
+
+def test_a_run_of_damaged_checkpoints_alone_is_one_clear_error(tmp_path, tiny_config, state):
+  folder = saved_twice(tmp_path, tiny_config, state)
+  for step in ('1', '2'):
+    path = folder / step / 'state' / 'manifest.ocdbt'
+    path.write_bytes(path.read_bytes()[:-1])
+  for read in (checkpoints.load,
+               lambda w: checkpoints.Checkpoints(w).resume(state)):
+    with pytest.raises(InputError, match=r'(?s)all 2 checkpoints are damaged:.*manifest\.ocdbt '
+                       r'has \d+ bytes, \d+ were written.*Restore'):
+      read(tmp_path)
+  assert steps_on_disk(tmp_path) == [1, 2]
+
+
+def test_a_checkpoint_of_before_there_were_seals_is_read(tmp_path, tiny_config, state):
+  folder = saved_twice(tmp_path, tiny_config, state, (1,))
+  (folder / '1' / 'seal').unlink()
+  assert_same(checkpoints.load(tmp_path).params, at(state, 1, 2)['ema'])
+  for path in all_files(folder / '1' / 'state'):
+    path.write_bytes(path.read_bytes()[:-20])
+  with pytest.raises(InputError, match=f'{folder}/1: cannot be read .*remove this folder'):
+    checkpoints.load(tmp_path)
+
+
+def test_a_checkpoint_that_was_being_replaced_by_a_killed_process_is_put_back(
+    tmp_path, tiny_config, state):
+  folder = saved_twice(tmp_path, tiny_config, state)
+  (tmp_path / 'replaced').mkdir()
+  (folder / '2').rename(tmp_path / 'replaced' / '2')
+  again = checkpoints.Checkpoints(tmp_path)
+  assert again.latest() == 2 and not (tmp_path / 'replaced').exists()
+  again.save(at(state, 2, 5), {'batches': 2}, tiny_config, 4.0)  # its NLL came later
+  again.close()
+  assert_same(checkpoints.load(tmp_path).params, at(state, 2, 5)['ema'])
+  assert not (tmp_path / 'replaced').exists()
+
+
+# Full disks
 
 
 _FULL_DISK = '''

@@ -67,6 +67,16 @@ def test_evaluation_is_the_mean_over_whole_utterances(run):
   assert cooler['free_running']['log_mel_l1'] != result['free_running']['log_mel_l1']
 
 
+def test_a_result_that_cannot_be_written_has_been_printed(run, capsys):
+  blocked = run / 'evaluation_valid.json'
+  blocked.mkdir()
+  with pytest.raises(InputError, match=r'evaluation_valid\.json'):
+    commands.evaluate(str(run), 'valid')
+  printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+  blocked.rmdir()
+  assert commands.evaluate(str(run), 'valid')['nll'] == printed['nll']
+
+
 def test_copy_synthesis_has_the_length_of_its_target(copies):
   folder, result = copies
   lengths = {p.stem: len(_read(p)) for p in TEST.glob('*.flac')}

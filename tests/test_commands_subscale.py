@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from experiments.configs import fused, subscale
-from wavernn_jax import audio, commands, config_rules, draw, sampling
+from wavernn_jax import audio, commands, draw, rules, sampling
 from wavernn_jax.config import PruningConfig
 from wavernn_jax.errors import InputError
 from wavernn_jax.sampling import export as export_lib, stream
 from wavernn_jax.synthesis import sources
-from wavernn_jax.training import checkpoints, journal, loop, workdir as workdir_lib
+from wavernn_jax.training import checkpoints, journal, run as run_lib, workdir as workdir_lib
 
 TEST = commands.DEMO_SPEECH / 'test'
 STEPS, STOP = 6, 3
@@ -42,13 +42,13 @@ def runs(tmp_path_factory):
 
 
 def _train_until_stopped(config, folder):
-  log = loop._Run._log
-  def stop(run, metrics, progress):
-    log(run, metrics, progress)
+  log = run_lib.Run.log
+  def stop(run, metrics):
+    log(run, metrics)
     if run.step == STOP:
       signal.raise_signal(signal.SIGTERM)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(loop._Run, '_log', stop)
+    patch.setattr(run_lib.Run, 'log', stop)
     assert commands.train(config, str(folder))['step'] == STOP
 
 
@@ -144,7 +144,7 @@ def test_a_fused_run_goes_on_is_evaluated_exported_and_heard(corpus, tiny_config
     *[(fused, v) for v in ('x2', 'small', 'tiny')]])
 def test_every_variant_is_possible_and_keeps_what_it_shares_with_dense(kind, variant):
   config = kind.get_config(variant)
-  config_rules.check(config)
+  rules.check(config)
   assert f'{config.model.kind}.py' == pathlib.Path(kind.__file__).name
   assert config.train.batch * config.train.crop in (32 * 960, 4 * 300)
   assert pathlib.Path(kind.__file__).read_text().count(f'`{variant}`') == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.configs import wavenet
-from wavernn_jax import audio, commands, config_rules
+from wavernn_jax import audio, commands, rules
 from wavernn_jax.errors import InputError
 
 TEST = commands.DEMO_SPEECH / 'test'
@@ -52,7 +52,7 @@ def test_an_export_is_refused_before_anything_is_written(run, tmp_path):
 def test_every_variant_is_possible(variant):
   config = wavenet.get_config(variant)
   assert config.model.kind == 'wavenet'
-  config_rules.check(config)
+  rules.check(config)
 
 
 def test_an_unknown_variant_lists_those_there_are():

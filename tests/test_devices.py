@@ -15,10 +15,10 @@ import numpy as np
 import processes
 import pytest
 
-from wavernn_jax import config as config_lib, models
+from wavernn_jax import check, config as config_lib, models
 from wavernn_jax.data import crops
 from wavernn_jax.errors import InputError
-from wavernn_jax.training import checkpoints, journal, loop, step as step_lib, world
+from wavernn_jax.training import checkpoints, journal, loop, run as run_lib, step as step_lib, world
 
 DEVICES = 8
 STEPS = 20
@@ -27,14 +27,17 @@ _TRAIN = '''
 import json, signal, sys
 import jax, numpy as np
 from wavernn_jax import config as config_lib
-from wavernn_jax.training import loop
+from wavernn_jax.training import loop, run as run_lib
 
-def compared(run, batch):
+def compared(run):
   if not programs:
+    batch = next(run.batches)
+    run.batches.set_state({'batches': run.step})
+    batch = jax.device_put(batch, run._split)
     programs.append(run.train_step.lower(run.state, batch).compile().as_text())
     # Devices exchange gradients and nothing else: no one works for another.
     assert programs[0].count(' all-reduce(') and not programs[0].count('all-gather(')
-  metrics = update(run, batch)
+  metrics = update(run)
   for leaf in jax.tree.leaves(run.state):
     first, *others = (np.asarray(s.data).tobytes() for s in leaf.addressable_shards)
     assert len(others) == jax.device_count() - 1 and all(o == first for o in others), run.step
@@ -43,7 +46,7 @@ def compared(run, batch):
   return metrics
 
 programs = []
-update, loop._Run._update = loop._Run._update, compared
+update, run_lib.Run.update = run_lib.Run.update, compared
 config = config_lib.from_dict(json.loads(sys.argv[1]))
 for workdir in sys.argv[3:]:
   print('STEP', loop.train(config, workdir), jax.device_count())
@@ -99,13 +102,13 @@ def assert_same_run(a, b, config):
 
 
 def stop_at(monkeypatch, step):
-  update = loop._Run._update
-  def stopping(run, batch):
-    metrics = update(run, batch)
+  update = run_lib.Run.update
+  def stopping(run):
+    metrics = update(run)
     if run.step == step:
       signal.raise_signal(signal.SIGTERM)
     return metrics
-  monkeypatch.setattr(loop._Run, '_update', stopping)
+  monkeypatch.setattr(run_lib.Run, 'update', stopping)
 
 
 def test_eight_devices_give_the_run_of_one(config, tmp_path, on_eight):
@@ -131,9 +134,9 @@ _STEPS = '''
 import functools, json, sys
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from wavernn_jax import backend, config as config_lib, models
+from wavernn_jax import backend, check, config as config_lib, models
 from wavernn_jax.data import crops
-from wavernn_jax.training import loop, step as step_lib
+from wavernn_jax.training import step as step_lib
 
 def after(config, devices, steps=3):
   model = models.build(config)
@@ -141,7 +144,7 @@ def after(config, devices, steps=3):
   replicated, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ('data',)))
   crop = config.train.crop
   shape = crops.CropShape(crop, model.frames(crop), model.timing.margin)
-  batches = crops.crop_batches(loop.load_corpus(config)[0], shape, config.mel,
+  batches = crops.crop_batches(check.load_corpus(config)[0], shape, config.mel,
                               config.train.batch, 0)
   state = jax.device_put(step_lib.initial_state(model.init(0), config), replicated)
   step = functools.partial(step_lib.train_step, model, config, mesh=mesh if devices > 1 else None)
@@ -173,7 +176,7 @@ def test_micro_batches_on_eight_devices_give_the_whole_batch_on_one(
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch(config):
   """One device; with the noise that every crop has as part of the whole batch."""
-  train_set, _ = loop.load_corpus(config)
+  train_set, _ = check.load_corpus(config)
   model, crop = models.build(config), config.train.crop
   shape = crops.CropShape(crop, model.frames(crop), model.timing.margin)
   batch = next(crops.crop_batches(train_set, shape, config.mel, 16, 0))
@@ -192,7 +195,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(config):
     (8, 1, 12, 'found 12, expected a multiple of 8: 8 devices'),
     (8, 2, 24, r'found 24, expected a multiple of 16: 8 devices × 2 micro-batches'),
     (1, 4, 6, 'accumulate: found 4, expected a divisor of train.batch = 6'),
-    (1, 0, 6, 'accumulate: found 0, expected a positive number')])
+    (1, 0, 6, 'accumulate: found 0, expected 1 to 65,536')])
 def test_a_batch_that_cannot_be_split_is_named_with_its_parts(
     config, monkeypatch, tmp_path, devices, accumulate, batch, expected):
   for count in ('device_count', 'local_device_count'):

@@ -11,11 +11,11 @@ import sys
 
 import numpy as np
 from PIL import Image
+import processes
 import pytest
 import soundfile
 
 from experiments.listening import document, folders, media, page, tables
-from tests import processes
 from wavernn_jax import audio
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import pictures
@@ -190,10 +190,13 @@ def test_folders_are_paired_by_name(recordings, speech):
 
 @pytest.mark.parametrize('systems, message', [
     (['a'], "found 'a', expected NAME=DIR"), (['a={}/none'], 'no such folder'),
-    (['a={}/a', 'a={}/b'], 'stands twice'), (['a={}/a', 'c={}/other'], 'none of its 1 files')])
+    (['a={}/a', 'a={}/b'], 'stands twice'), (['a={}/a', 'c={}/other'], 'none of its 1 files'),
+    (['a={}/twice'], "found both x.flac and x.wav, expected one file called 'x'")])
 def test_folders_that_do_not_fit_are_refused(recordings, speech, systems, message):
   (recordings / 'other').mkdir()
-  soundfile.write(recordings / 'other/w.wav', speech(0.1), RATE)
+  (recordings / 'twice').mkdir()
+  for name in ('other/w.wav', 'twice/x.wav', 'twice/x.flac'):
+    soundfile.write(recordings / name, speech(0.1), RATE)
   with pytest.raises(InputError, match=message):
     folders.read(recordings / 'rec', [s.format(recordings) for s in systems], 'T')
 

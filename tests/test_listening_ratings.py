@@ -6,11 +6,11 @@ import subprocess
 import sys
 
 import numpy as np
+import processes
 import pytest
 from scipy import stats
 
 from experiments.listening import document, page, ratings, tables
-from tests import processes
 from wavernn_jax.errors import InputError
 
 SENTENCES = [f's{i}' for i in range(6)]

@@ -15,10 +15,11 @@ import time
 import jax
 import numpy as np
 import pytest
+import soundfile
 
 from wavernn_jax import config as config_lib, models
 from wavernn_jax.errors import InputError
-from wavernn_jax.training import checkpoints, journal, loop, step as step_lib
+from wavernn_jax.training import checkpoints, journal, loop, run as run_lib, step as step_lib
 
 STEPS = 60
 SECONDS = 120  # for any process to get anywhere
@@ -148,18 +149,51 @@ def _tear(config, workdir):
 
 def test_a_stop_at_a_step_that_is_evaluated_leaves_no_gap(tiny_config, tmp_path, monkeypatch):
   """The signal comes while the step runs after which an evaluation is due."""
-  config = dataclasses.replace(
-      tiny_config, train=dataclasses.replace(tiny_config.train, steps=6, eval_every=3))
-  step_on = loop._Run._log
-  def stop_at_3(run, metrics, progress):
-    step_on(run, metrics, progress)
+  tiny_config.train = dataclasses.replace(tiny_config.train, steps=6, eval_every=3, log_every=1)
+  whole, torn = tmp_path / 'whole', tmp_path / 'torn'
+  assert loop.train(tiny_config, whole) == 6
+  log = run_lib.Run.log
+  def stop_at_3(run, metrics):
+    log(run, metrics)
     if run.step == 3:
       signal.raise_signal(signal.SIGTERM)
-  config.train.log_every = 1
-  monkeypatch.setattr(loop._Run, '_log', stop_at_3)
   before = signal.getsignal(signal.SIGTERM)
-  assert loop.train(config, tmp_path) == 3
+  with monkeypatch.context() as patch:
+    patch.setattr(run_lib.Run, 'log', stop_at_3)
+    assert loop.train(tiny_config, torn) == 3
   assert signal.getsignal(signal.SIGTERM) == before
-  assert [row['step'] for row in rows(tmp_path) if 'valid_nll' in row] == [3]
-  saved = checkpoints.Checkpoints(tmp_path, read_only=True)
-  assert saved.best() == saved.latest() == 3
+  assert not [row for row in rows(torn) if 'valid_nll' in row]  # abandoned
+  assert complete(torn) == [3]
+  assert loop.train(tiny_config, torn) == 6
+  assert curve(torn) == curve(whole)
+  assert [row['step'] for row in rows(torn) if 'valid_nll' in row] == [3, 6]
+  a, b = (checkpoints.Checkpoints(w, read_only=True) for w in (whole, torn))
+  assert a.best() == b.best() and all(b.evaluated(step) for step in (3, 6))
+  assert sorted(p.name for p in torn.iterdir()) == sorted(p.name for p in whole.iterdir())
+
+
+def test_sigterm_during_a_long_evaluation_saves_within_ten_seconds(tiny_config, tmp_path):
+  """On the corpus repeated to minutes of audio, of which each block takes its time."""
+  corpus = pathlib.Path(tiny_config.data.dir)
+  for split in ('train', 'test'):
+    (tmp_path / 'corpus').mkdir(exist_ok=True)
+    (tmp_path / 'corpus' / split).symlink_to(corpus / split)
+  (tmp_path / 'corpus' / 'valid').mkdir()
+  rng = np.random.default_rng(0)
+  for i in range(40):
+    pcm = (3_000 * rng.standard_normal(8_000 * 60)).astype(np.int16)
+    soundfile.write(tmp_path / 'corpus' / 'valid' / f'{i}.wav', pcm, 8_000, 'PCM_16')
+  tiny_config.data.dir = str(tmp_path / 'corpus')
+  tiny_config.train = dataclasses.replace(
+      tiny_config.train, steps=9, eval_every=4, log_every=1, save_every=100)
+  run = tmp_path / 'run'
+  with Run(tiny_config, run) as process:
+    process.wait_for(process.reached(4))
+    time.sleep(3)  # well into the evaluation: its likelihoods take minutes
+    assert process.process.poll() is None and not complete(run)
+    process.process.terminate()
+    since = time.monotonic()
+    process.wait_for(lambda: complete(run))
+    assert time.monotonic() - since < 10
+    assert process.finish() == 4
+  assert not [row for row in rows(run) if 'valid_nll' in row]

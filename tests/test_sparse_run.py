@@ -11,7 +11,7 @@ from experiments.configs import sparse
 from wavernn_jax import audio, commands, models, pruning
 from wavernn_jax.errors import InputError
 from wavernn_jax.sampling import blocksparse, export as export_lib
-from wavernn_jax.training import checkpoints, loop, step as step_lib
+from wavernn_jax.training import checkpoints, run as run_lib, step as step_lib
 
 STOP = 7  # in the middle of pruning, between two updates of the masks
 
@@ -35,26 +35,26 @@ def runs(tmp_path_factory):
   """Folders of a whole and of a stopped and resumed run; traces and masks of the whole."""
   seen = types.SimpleNamespace(traces=0, masks={})
   folder = tmp_path_factory.mktemp('sparse')
-  log, train_step = loop._Run._log, step_lib.train_step
+  log, train_step = run_lib.Run.log, step_lib.train_step
 
   def traced(*args, **kwargs):
     seen.traces += 1
     return train_step(*args, **kwargs)
 
-  def record(run, metrics, progress):
+  def record(run, metrics):
     seen.masks[run.step - 1] = jax.tree.map(np.asarray, run.state['masks'])
-    log(run, metrics, progress)
+    log(run, metrics)
 
-  def stop(run, metrics, progress):
-    log(run, metrics, progress)
+  def stop(run, metrics):
+    log(run, metrics)
     if run.step == STOP:
       signal.raise_signal(signal.SIGTERM)
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(step_lib, 'train_step', traced)
-    patch.setattr(loop._Run, '_log', record)
+    patch.setattr(run_lib.Run, 'log', record)
     steps = commands.train(tiny(), str(folder / 'whole'))['step']
-    patch.setattr(loop._Run, '_log', stop)
+    patch.setattr(run_lib.Run, 'log', stop)
     seen.whole_traces = seen.traces
     assert commands.train(tiny(), str(folder / 'torn'))['step'] == STOP
     assert commands.train(tiny(), str(folder / 'torn'))['step'] == steps == tiny().train.steps

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.configs import dense
 from experiments.sweeps import sparse_vs_dense, sweep
-from wavernn_jax import commands, config_rules, models, pruning
+from wavernn_jax import commands, models, pruning, rules
 from wavernn_jax.training import step as step_lib
 
 
@@ -49,7 +49,7 @@ def test_every_run_of_the_study_has_its_own_name_and_valid_config(study_flags):
   runs = list(sparse_vs_dense.runs())
   assert len({run.name for run in runs}) == len(runs)
   for run in runs:
-    config_rules.check(run.config)
+    rules.check(run.config)
   for updates in (5_000, 20_000):  # the same data and steps in all
     assert len({(r.config.train.batch, r.config.train.crop) for r in runs}) == 1
     assert sum(r.config.train.steps == updates for r in runs) == len(runs) / 2

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wavernn_jax import audio, draw, models
+from wavernn_jax import audio, check, draw, fields, models
 from wavernn_jax.config import OptimizerConfig, from_dict, to_dict
 from wavernn_jax.data import crops
 from wavernn_jax.data.corpus import SPLITS
@@ -21,6 +21,7 @@ from wavernn_jax.training import (
   checkpoints,
   journal,
   loop,
+  start,
   step as step_lib,
   workdir as workdir_lib,
 )
@@ -56,7 +57,7 @@ class Setup:
 
 @pytest.fixture
 def batches(tiny_config):
-  train_set, _ = loop.load_corpus(tiny_config)
+  train_set, _ = check.load_corpus(tiny_config)
   crop, model = tiny_config.train.crop, models.build(tiny_config)
   shape = crops.CropShape(crop, model.frames(crop), model.timing.margin)
   source = crops.crop_batches(train_set, shape, tiny_config.mel, 4, 0)
@@ -197,7 +198,9 @@ def rows(workdir):
 
 
 def test_an_absurd_learning_rate_stops_with_the_step_and_the_last_good_checkpoint(
-    tiny_config, tmp_path):
+    tiny_config, tmp_path, monkeypatch):
+  for name in ('learning_rate', 'final_learning_rate'):  # refused otherwise
+    monkeypatch.setitem(fields.RULES, f'optimizer.{name}', fields.above(0, 1e31))
   tiny_config.optimizer.learning_rate, tiny_config.optimizer.warmup_steps = 1e30, 5
   tiny_config.optimizer.final_learning_rate = 1e30
   with pytest.raises(InputError) as error:
@@ -214,7 +217,7 @@ def test_nan_in_the_middle_leaves_the_checkpoint_before_it(tiny_config, tmp_path
   def poisoned(batch, mel):
     pcm, mel_BxFxM = plain(batch, mel)
     return pcm, jnp.where(pcm[0, 0] == poisoned.at, jnp.nan, mel_BxFxM)
-  train_set, _ = loop.load_corpus(tiny_config)
+  train_set, _ = check.load_corpus(tiny_config)
   model, crop = models.build(tiny_config), tiny_config.train.crop
   shape = crops.CropShape(crop, model.frames(crop), model.timing.margin)
   order = crops.crop_batches(train_set, shape, tiny_config.mel, 4, tiny_config.train.seed)
@@ -239,7 +242,7 @@ def test_a_run_leaves_its_curve_and_starts_another_from_its_best_weights(
   heard = []
   monkeypatch.setattr(journal.Journal, 'audio', lambda _, *sounding: heard.append(sounding))
   tiny_config.train.steps, tiny_config.train.eval_every = 8, 4
-  first, second = tmp_path / 'a', tmp_path / 'b'
+  first = tmp_path / 'a'
   assert loop.train(tiny_config, first) == 8
   train_rows = [r for r in rows(first) if 'nll' in r]
   valid_rows = [r for r in rows(first) if 'valid_nll' in r]
@@ -253,7 +256,7 @@ def test_a_run_leaves_its_curve_and_starts_another_from_its_best_weights(
   reader = checkpoints.Checkpoints(first, read_only=True)
   assert reader.best() == best['step'] and reader.latest() == 8
   # The row is the likelihood of the EMA weights that the checkpoint holds.
-  _, valid_set = loop.load_corpus(tiny_config)
+  _, valid_set = check.load_corpus(tiny_config)
   voice, batch = checkpoints.load(first, tiny_config), tiny_config.evaluation.batch
   sums, samples = evaluate.utterance_nats(
       scan.Sampler(voice.model, voice.params, block_frames=8), valid_set, batch)
@@ -275,8 +278,7 @@ def test_a_run_leaves_its_curve_and_starts_another_from_its_best_weights(
   assert [r for r in rows(first) if 'nll' in r] == train_rows
 
   tuned = dataclasses.replace(tiny_config, init_from=str(first))
-  monkeypatch.setattr(loop._Run, 'loop', lambda run: run.state)
-  state = loop.train(tuned, second)
+  state = start.first_state(tuned)
   assert int(state['step']) == 0
   for kind in ('params', 'ema'):
     for a, b in zip(leaves(state[kind]), leaves(voice.params), strict=True):
@@ -339,7 +341,7 @@ def test_a_workdir_of_other_audio_is_rejected_but_unchecked_audio_is_not_compare
 
 
 def test_the_corpus_digest_knows_samples_not_names(tiny_config):
-  train_set, valid_set = loop.load_corpus(tiny_config)
+  train_set, valid_set = check.load_corpus(tiny_config)
   digest = workdir_lib.corpus_digest
   assert digest(train_set) == digest(train_set[::-1]) != digest(valid_set)
   assert digest(train_set) != digest(train_set[1:])

@@ -9,7 +9,7 @@ import pytest
 import random_models
 from random_models import MEL, build_wavenet as build, nats, parameters, speech as random_speech
 
-from wavernn_jax import audio, config as config_lib, config_rules, draw
+from wavernn_jax import audio, config as config_lib, draw, rules
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import conditioning, context, mixture, prediction, wavenet
 from wavernn_jax.sampling import scan, stream
@@ -29,7 +29,7 @@ def test_the_paper_s_has_30_blocks_in_3_cycles():
   model = wavenet.WaveNet(config.model, config.mel)
   assert model.dilations == tuple(2**i for i in range(10)) * 3
   assert model.reach == 3 * 1023 + 1
-  config_rules.check(config)
+  rules.check(config)
 
 
 def test_parameters_depend_on_the_seed_alone():
@@ -199,7 +199,7 @@ def test_an_untrained_model_of_residuals_is_the_closed_form(speech, mel):
   window = np.pad(frames[:70 + margin], ((margin, 0), (0, 0)),
                   constant_values=audio.mel_floor(mel))[None]
   found, _ = nats(net, net.init(0), pcm[None, :samples], window)
-  padded = np.pad(pcm[None, :samples], ((0, 0), (net.past, 0)))
+  padded = np.pad(pcm[None, :samples], ((0, 0), (net.timing.past, 0)))
   step, values = net.inputs.sequence(padded, window, np.float32)
   scale = 0.7 * np.asarray(step.unit)
   laplace = np.log(2 * scale) + np.abs(np.float32(values)) / scale
@@ -229,7 +229,7 @@ def test_draws_again_from_the_teacher_forced_network_give_the_samples(net):
       step, _ = net.inputs.sequence(known, mel, np.float64)
       np.testing.assert_array_equal(prediction.decode(values, step.predicted), drawn.T)
       np.testing.assert_allclose(end['queue'], queue, atol=1e-9)
-      np.testing.assert_array_equal(end['pcm'], known[:, -net.past:])
+      np.testing.assert_array_equal(end['pcm'], known[:, -net.timing.past:])
       np.testing.assert_array_equal(end['index'], start['index'] + samples)
       assert len(np.unique(drawn)) > 30
 
@@ -309,8 +309,8 @@ def test_bfloat16_products_stay_near_float32():
 
 @pytest.mark.parametrize('changes, message', [
     ({'blocks': 31}, 'model.cycles: found 3, expected a divisor of model.blocks = 31'),
-    ({'blocks': 0}, 'model.blocks: found 0, expected a positive number'),
-    ({'cycles': 0}, 'model.cycles: found 0, expected a positive number'),
+    ({'blocks': 0}, 'model.blocks: found 0, expected 1 to 256'),
+    ({'cycles': 0}, 'model.cycles: found 0, expected 1 to 256'),
     ({'residual': 0}, 'model.residual: found 0'), ({'skip': 0}, 'model.skip: found 0'),
     ({'mixtures': 0}, 'model.mixtures: found 0'),
     ({'blocks': 60, 'cycles': 2}, 'model.cycles: found 2, expected 4 or more'),
@@ -318,11 +318,11 @@ def test_bfloat16_products_stay_near_float32():
 def test_an_impossible_model_is_named(changes, message):
   config = config_lib.Config(model=config_lib.ModelConfig(kind='wavenet', **changes))
   with pytest.raises(InputError, match=message):
-    config_rules.check(config)
+    rules.check(config)
 
 
 def test_pruning_is_refused():
   config = config_lib.Config(model=config_lib.ModelConfig(kind='wavenet'))
   config.pruning.recurrent = 0.9
   with pytest.raises(InputError, match='pruning: found 0.9, expected 0 .*wavenet is not pruned'):
-    config_rules.check(config)
+    rules.check(config)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from wavernn_jax import audio, config, config_rules, draw, likelihood
+from wavernn_jax import audio, config, draw, likelihood, rules
 from wavernn_jax.config import MelConfig, ModelConfig
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import conditioning, wavernn
@@ -100,9 +100,9 @@ def test_parameters_depend_on_the_seed_alone():
 
 @pytest.mark.parametrize('units', [7, 1, 0, -2])
 def test_odd_or_no_units_are_rejected_by_name(units):
-  config_rules.check(config.Config(model=ModelConfig(units=8)))
+  rules.check(config.Config(model=ModelConfig(units=8)))
   with pytest.raises(InputError, match=f'config.model.units: found {units}, expected'):
-    config_rules.check(config.Config(model=ModelConfig(units=units)))
+    rules.check(config.Config(model=ModelConfig(units=units)))
 
 
 @pytest.mark.parametrize('center', [True, False])

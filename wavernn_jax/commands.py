@@ -6,7 +6,15 @@ import pathlib
 
 import numpy as np
 
-from wavernn_jax import audio, config as config_lib, executors, files, sampling
+from wavernn_jax import (
+  audio,
+  check as check_lib,
+  config as config_lib,
+  executors,
+  files,
+  rules,
+  sampling,
+)
 from wavernn_jax.config import Config
 from wavernn_jax.data import corpus
 from wavernn_jax.errors import InputError
@@ -32,10 +40,7 @@ def train(config: Config, workdir: str, mel_preset: str = '') -> dict:
     workdir: its folder.
     mel_preset: replaces `config.mel` by a named convention.
   """
-  if mel_preset:
-    if config.mel != config_lib.MelConfig():
-      raise InputError(f'--mel={mel_preset} would undo --config.mel.…; give one of them.')
-    config.mel = config_lib.mel_preset(mel_preset)
+  _take_preset(config, mel_preset)
   step = loop.train(config, workdir)
   if not world.is_first():
     return {'step': step}
@@ -46,6 +51,38 @@ def train(config: Config, workdir: str, mel_preset: str = '') -> dict:
   pictures.save(voice, picture.with_name('voice_curve.png'))
   evaluated = [row for row in rows if 'valid_nll' in row]
   return _print({'step': step, **(evaluated[-1] if evaluated else {})})
+
+
+def check(config: Config, output: str = 'runs/check', mel_preset: str = '') -> dict:
+  """Says what is in `config.data.dir` and whether the config can be trained on it.
+
+  Args:
+    config: of a run.
+    output: folder of the picture.
+    mel_preset: as for `train`.
+
+  Raises:
+    InputError: after the result is printed, if there are problems.
+  """
+  _take_preset(config, mel_preset)
+  result = check_lib.report(config, output)
+  for kind in ('remarks', 'options'):
+    print(*(f'{kind}: {text}' for text in result[kind]), sep='\n', end='\n' * bool(result[kind]))
+  if 'picture' in result:
+    print(f'picture: {result["picture"]}')
+  _print(result)
+  if result['problems']:
+    raise InputError('\n'.join(result['problems']))
+  return result
+
+
+def _take_preset(config: Config, name: str) -> None:
+  """Replaces `config.mel` by a named convention, if one is named."""
+  if not name:
+    return
+  if config.mel != config_lib.MelConfig():
+    raise InputError(f'--mel={name} would undo --config.mel.…; give one of them.')
+  config.mel = config_lib.mel_preset(name)
 
 
 def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str = '',
@@ -74,7 +111,8 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str =
   if engine == 'cpu' and not model:
     raise InputError('--engine=cpu evaluates exports; write one with --mode=export and give it '
                      'as --model.')
-  runs_on = sampling.open(voice, engine, _checked(temperatures), batch=config.evaluation.batch)
+  runs_on = sampling.open(voice, engine, rules.check_temperatures(temperatures),
+                          batch=config.evaluation.batch)
   paths = corpus.split_files(config.data)
   held_out = corpus.load_utterances(paths[split], config.data, config.mel,
                                     audio.edge_padding(config.mel) + 1)
@@ -88,9 +126,10 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str =
         runs_on, chosen, config.train.seed, config.evaluation.batch)
   if model:
     return _print({'model': model, 'weights': voice.packed.weights, **result})
+  _print(result)  # first: a full disk must not cost the result of hours
   files.write_text(pathlib.Path(workdir) / f'evaluation_{split}.json',
                    json.dumps(result | {'by_utterance': by_utterance}, indent=1))
-  return _print(result)
+  return result
 
 
 def _likelihood(engine: Engine, held_out, config: Config) -> tuple[dict, dict]:
@@ -106,13 +145,6 @@ def _likelihood(engine: Engine, held_out, config: Config) -> tuple[dict, dict]:
 def _voice(workdir: str, model: str) -> Voice:
   """The voice of an export, or of a run where none is given."""
   return export_lib.read(model) if model else checkpoints.load(workdir)
-
-
-def _checked(temperatures):
-  if min(temperatures) < 0:
-    raise InputError(f'--temperature_coarse, --temperature_fine: found {temperatures}, '
-                     'expected 0 (most probable) or more.')
-  return temperatures
 
 
 def synthesize(workdir: str, inputs: str, output: str, temperatures=(1.0, 1.0), seed: int = 0,
@@ -140,7 +172,7 @@ def synthesize(workdir: str, inputs: str, output: str, temperatures=(1.0, 1.0), 
   Raises:
     InputError: after the result is printed, if an input failed.
   """
-  _checked(temperatures)
+  rules.check_temperatures(temperatures)
   runs_on = executors.create(executor)  # before JAX takes the accelerators of Ray's workers
   voice = _voice(workdir, model)
   sources = bulk.find_inputs(inputs)

@@ -65,15 +65,14 @@ def _preset(**changes) -> MelConfig:
   return dataclasses.replace(MelConfig(), **changes)
 
 
-def mel_preset(name: str) -> MelConfig:
-  """Returns a named convention.
+def mel_presets() -> dict[str, MelConfig]:
+  """The named conventions.
 
   Sources: `tacotron2` is NVIDIA/tacotron2's, `hifigan` jik876/hifi-gan's
   config_v1, `parallel_wavegan24k` kan-bayashi/ParallelWaveGAN's and ESPnet's
-  24 kHz recipes (before their mean-variance normalisation).
-
-  Raises:
-    InputError: if there is no such preset.
+  24 kHz recipes (before their mean-variance normalisation), `vocos24k`
+  charactr/vocos-mel-24khz's, `matcha` shivammehta25/Matcha-TTS's for LJSpeech,
+  which is HiFi-GAN's (before its normalisation by mel_mean and mel_std).
   """
   presets = (
       MelConfig(),
@@ -83,13 +82,25 @@ def mel_preset(name: str) -> MelConfig:
               hop=256, fmin=0.0, fmax=8_000.0, power_floor=1e-9, center=False),
       _preset(name='parallel_wavegan24k', fmin=80.0, fmax=7_600.0, log='10',
               clamp=1e-10),
+      _preset(name='vocos24k', n_fft=1024, window=1024, hop=256, bands=100, fmin=0.0,
+              mel_scale='htk', mel_norm='none', clamp=1e-7),
   )
-  by_name = {p.name: p for p in presets}
-  if name not in by_name:
+  presets += (dataclasses.replace(presets[2], name='matcha'),)
+  return {p.name: p for p in presets}
+
+
+def mel_preset(name: str) -> MelConfig:
+  """One of `mel_presets`.
+
+  Raises:
+    InputError: if there is no such preset.
+  """
+  presets = mel_presets()
+  if name not in presets:
     raise InputError(
         f'mel convention {name!r} is unknown; expected one of '
-        f'{sorted(by_name)}, or set the fields of config.mel one by one.')
-  return by_name[name]
+        f'{sorted(presets)}, or set the fields of config.mel one by one.')
+  return presets[name]
 
 
 @dataclasses.dataclass

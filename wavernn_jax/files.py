@@ -40,7 +40,10 @@ def replacing(path):
   try:
     with open(temporary, 'wb') as file:
       yield file
+      file.flush()
+      os.fsync(file.fileno())
     os.replace(temporary, path)
+    sync_folder(path.parent)
   except OSError as e:
     kind = DiskFull if e.errno in _FULL else InputError
     raise kind(f'{path}: cannot be written ({e.strerror or e}); give an existing folder that '
@@ -48,6 +51,16 @@ def replacing(path):
   finally:
     with contextlib.suppress(OSError):
       temporary.unlink()
+
+
+def sync_folder(folder) -> None:
+  """Has the names in a folder reach the disk, where its file system can do that."""
+  with contextlib.suppress(OSError):
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+      os.fsync(descriptor)
+    finally:
+      os.close(descriptor)
 
 
 def remove_unfinished(folder, suffix: str) -> None:

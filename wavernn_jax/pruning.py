@@ -94,7 +94,7 @@ def update_masks(params, masks, step, config: PruningConfig):
       # The final count is exact: it is rounded before the schedule scales it.
       final = math.floor(sparsity * mask.size + 0.5)
       count = jnp.round(final * pruned_fraction(step, config)).astype(jnp.int32)
-      return smallest_pruned(jnp.where(mask, block_scores(leaf, mask), -1), count)
+      return mask & smallest_pruned(jnp.where(mask, block_scores(leaf, mask), -1), count)
     return _map(one, params, masks, targets(params, config))
 
   due = (step % config.interval == 0) & (step >= config.start)

@@ -22,7 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.benchmarks import measure, train_step
 from wavernn_jax import backend, config as config_lib, models
-from wavernn_jax.training import step as step_lib, world
+from wavernn_jax.training import step as step_lib, stopping, world
 
 _UNITS = flags.DEFINE_integer('units', 192, 'H.')
 _PROJECTION = flags.DEFINE_integer('projection', 128, 'P.')
@@ -45,7 +45,7 @@ def work(count: int) -> None:
   state = world.replicate(step_lib.initial_state(model.init(0), config), replicated)
   step = functools.partial(step_lib.train_step, model, config,
                            mesh=mesh if mesh.size > 1 else None)
-  stop = world.Stop(False, mesh)
+  stop = stopping.Together(False, mesh)
   if count > 1:
     step = stop.wrap(step)  # as in training
   step = backend.jit(step, donate_argnums=0, out_shardings=replicated)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.benchmarks import measure
-from wavernn_jax import backend, config as config_lib, config_rules, models
+from wavernn_jax import backend, config as config_lib, models, rules
 from wavernn_jax.models import context, skew
 from wavernn_jax.sampling import scan
 
@@ -48,7 +48,7 @@ def configuration(lanes: int) -> config_lib.Config:
     config.model.horizon, config.model.context_block = _HORIZON.value, _BLOCK.value
     config.model.context_channels = _CONTEXT.value
     config.model.context_layers = max(6, _HORIZON.value.bit_length() - 1)
-  config_rules.check(config)
+  rules.check(config)
   return config
 
 

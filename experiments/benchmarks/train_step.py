@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import measure
-from wavernn_jax import audio, backend, config as config_lib, config_rules, likelihood, models
+from wavernn_jax import audio, backend, config as config_lib, likelihood, models, rules
 from wavernn_jax.data import corpus, crops
 from wavernn_jax.models import cell
 from wavernn_jax.training import step as step_lib
@@ -82,7 +82,7 @@ def device_step(units: int = 896, projection: int = 448, batch: int = 256, crop:
       model=config_lib.ModelConfig(units=units, projection=projection,
                                    compute_dtype=compute_dtype),
       train=config_lib.TrainConfig(batch=batch, crop=crop))
-  config_rules.check(config)
+  rules.check(config)
   model = models.build(config)
   with tempfile.TemporaryDirectory() as folder:
     batches = noise_batches(model, config, folder)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import measure, train_step
-from wavernn_jax import backend, config as config_lib, config_rules, models
+from wavernn_jax import backend, config as config_lib, models, rules
 from wavernn_jax.models import cell
 from wavernn_jax.training import step as step_lib
 
@@ -79,7 +79,7 @@ def main(_):
   config.model.units, config.model.projection = _UNITS.value, _PROJECTION.value
   config.model.compute_dtype = _DTYPE.value
   config.train.batch, config.train.crop = _BATCH.value, _CROP.value
-  config_rules.check(config)
+  rules.check(config)
   result = {'units': _UNITS.value, 'projection': _PROJECTION.value, 'batch': _BATCH.value,
             'crop': _CROP.value, 'compute_dtype': _DTYPE.value, **full_step(config),
             'peak_memory_gib': measure.peak_memory_gib()}

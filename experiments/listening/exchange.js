@@ -30,13 +30,14 @@ function importJson(text) {
   if (!Number.isInteger(seed) || typeof listener !== 'string' || !Array.isArray(file.ratings)) {
     throw new Error('its seed, listener or ratings are missing; export it again.');
   }
-  const known = new Set(makeTrials(seed).map(keyOf));
+  const asHeard = ({kind, sentence, names}) => JSON.stringify([kind, sentence, names]);
+  const known = new Set(makeTrials(seed).map(asHeard));  // the seed says which one was A
   const ratings = {};
   for (const [i, rating] of file.ratings.entries()) {
     const most = rating?.kind === 'mos' ? 5 : 3;
     const least = rating?.kind === 'mos' ? 1 : -3;
-    const valid = Array.isArray(rating?.names) && known.has(keyOf(rating)) &&
-      Array.isArray(rating.plays) && Number.isInteger(rating.value) && least <= rating.value && rating.value <= most;
+    const valid = rating && known.has(asHeard(rating)) && Array.isArray(rating.plays) &&
+      Number.isInteger(rating.value) && least <= rating.value && rating.value <= most;
     if (!valid) throw new Error(`its rating ${i + 1} is malformed: ${JSON.stringify(rating)}.`);
     if (keyOf(rating) in ratings) throw new Error(`its rating ${i + 1} is there twice.`);
     ratings[keyOf(rating)] = rating;

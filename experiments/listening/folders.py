@@ -5,7 +5,8 @@ import pathlib
 import warnings
 
 from experiments.listening import document
-from wavernn_jax import audio, corpus
+from wavernn_jax import audio
+from wavernn_jax.data import corpus
 from wavernn_jax.errors import InputError
 
 
@@ -48,8 +49,14 @@ def _split(system: str) -> tuple[str, str]:
 
 
 def _by_name(folder) -> dict[str, pathlib.Path]:
-  return {path.relative_to(folder).with_suffix('').as_posix(): path
-          for path in corpus.find_audio(folder)}
+  paths = {}
+  for path in corpus.find_audio(folder):
+    name = path.relative_to(folder).with_suffix('').as_posix()
+    if name in paths:
+      raise InputError(f'{folder}: found both {paths[name].name} and {path.name}, expected one '
+                       f'file called {name!r}; remove one.')
+    paths[name] = path
+  return paths
 
 
 def _sentence(id: str, recording, made, text: str, rate: int) -> document.Sentence:

@@ -25,7 +25,8 @@ for (const table of reportView.querySelectorAll('.sortable')) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
     const cells = [...table.tBodies[0].rows].map(row => row.cells[column]);
-    head.classList.toggle('number', cells.some(cell => cell?.classList.contains('number')));
+    const numeric = cells.some(cell => cell.classList.contains('number'));
+    [head, ...cells].forEach(cell => cell.classList.toggle('number', numeric));
     head.firstChild.addEventListener('click', () => {
       const descending = head.getAttribute('aria-sort') === 'ascending';
       heads.forEach(other => other.removeAttribute('aria-sort'));

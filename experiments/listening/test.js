@@ -33,12 +33,6 @@ function heardOf(trial) {  // how often each of its clips was played
   return state.heard[keyOf(trial)] ?? ratingOf(trial)?.plays ?? trial.names.map(() => 0);
 }
 
-function valueOf(trial) {  // as this trial's A and B are
-  const rating = ratingOf(trial);
-  if (!rating) return null;
-  return rating.names[0] === trial.names[0] ? rating.value : 0 - rating.value;
-}
-
 // What the listener does
 
 function resume() {
@@ -85,7 +79,7 @@ function rate(value) {
 function refresh() {
   const {trial, choices, next} = shown;
   const ready = !heardOf(trial).includes(0);
-  const value = valueOf(trial);
+  const value = ratingOf(trial)?.value ?? null;
   for (const choice of choices) {
     choice.element.disabled = !ready;
     choice.element.setAttribute('aria-pressed', `${choice.value === value}`);

@@ -101,12 +101,15 @@ class Tally:
   def count(self, outcome: str) -> None:
     self._counts[outcome] += 1
 
+  @property
+  def total(self) -> int:
+    return sum(self._counts.values())
+
   def report(self, expected: int) -> None:
     """Prints the counts, which must be of all attacks."""
-    total = sum(self._counts.values())
     found = ', '.join(f'{n:,} {name}' for name, n in sorted(self._counts.items()))
-    print(f'\n{self._title}: {total:,} attacks: {found}, 0 defects')
-    assert total == expected
+    print(f'\n{self._title}: {self.total:,} attacks: {found}, 0 defects')
+    assert self.total == expected
 
 
 def seeded(count: int):

@@ -74,7 +74,7 @@ def find_audio(folder) -> list[pathlib.Path]:
     InputError: if the folder does not exist or holds none.
   """
   folder = pathlib.Path(folder)
-  if not folder.is_dir():
+  if not os.path.isdir(folder):
     raise InputError(f'{folder}: no such folder; expected one with wav or flac files '
                      '(--config.data.dir or --input).')
   paths = [p for p in files_lib.walk(folder)
@@ -96,7 +96,7 @@ def split_files(config: DataConfig) -> dict[str, list[pathlib.Path]]:
     raise InputError('--config.data.dir is not set; expected a folder of wav or flac '
                      'files, or one with the folders train, valid and test.')
   root = pathlib.Path(config.dir)
-  present = [s for s in SPLITS if (root / s).is_dir()]
+  present = [s for s in SPLITS if os.path.isdir(root / s)]
   if present:
     missing = [s for s in SPLITS if s not in present]
     if missing:

@@ -79,7 +79,8 @@ class LinearPrediction:
     position_T = conditioning.frame_position(np.arange(_BLOCK_F * self._mel.hop), self._mel)
     row_T = np.floor(position_T + 0.5).astype(int)
     predicted_TxB = prediction.predict_all(
-        found.taps.transpose(2, 1, 0), found.shift[row_T], pcm_N[:, None], row_T, taps)
+        found.taps.transpose(2, 1, 0), found.shift[row_T], pcm_N[:, None], row_T,
+        prediction.offsets(taps), taps)
     return prediction.encode(pcm_N[taps:], predicted_TxB[:, 0]), found.scale[row_T, 0]
 
 

@@ -101,6 +101,28 @@ def learning_curve(rows: list[dict]) -> Figure:
   return figure
 
 
+def corpus_survey(files) -> Figure:
+  """Lengths, levels, noise floors and the coarse bytes of recordings (of survey.py)."""
+  figure = new_figure(10, 6)
+  lengths, levels, bytes_axis, clipping = figure.subplots(2, 2).ravel()
+  lengths.hist([f.seconds for f in files], bins=30)
+  lengths.set(title='lengths', xlabel='seconds', ylabel='files')
+  for name, label in (('peak_db', 'peak'), ('speech_db', 'speech'), ('noise_db', 'noise floor')):
+    values = [getattr(f, name) for f in files]
+    levels.hist([v for v in values if math.isfinite(v)], bins=30, alpha=0.6, label=label)
+  levels.set(title='levels', xlabel='dB, 0 is full scale', ylabel='files')
+  levels.legend()
+  bytes_axis.semilogy(np.maximum(sum(f.coarse for f in files), 0.5), drawstyle='steps-mid')
+  bytes_axis.set(title='coarse bytes',
+                 xlabel='coarse byte', ylabel='samples')
+  clipping.scatter([100 * f.silence for f in files], [f.clipped for f in files], s=8)
+  clipping.set(title='silence and clipping, a point for each file', xlabel='silence (%)',
+               ylabel='clipped samples')
+  for ax in figure.axes:
+    ax.grid(alpha=0.3)
+  return figure
+
+
 def voice_curve(rows: list[dict], samples_per_step: int) -> Figure:
   """Voicing F1 and periodicity over training samples seen, from the rows of metrics.jsonl.
 

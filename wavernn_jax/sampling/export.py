@@ -50,7 +50,7 @@ class Export:
 
   def params(self, part: str = ''):
     """Parameters of the model, or of one part of it ('conditioning'), unpacked."""
-    tree = _nest({
+    tree = nest({
         name: blocksparse.unpack(tensor).T if is_packed(tensor)
         else tensor / _gain(name, self.config)
         for name, tensor in self.tensors.items() if name.startswith(part)})
@@ -58,7 +58,7 @@ class Export:
 
   def masks(self):
     """The blocks that matrices keep, as pruning.py has them; None where they keep all."""
-    return _nest({name: _kept(tensor) if is_packed(tensor) else None
+    return nest({name: _kept(tensor) if is_packed(tensor) else None
                   for name, tensor in self.tensors.items()})
 
 
@@ -136,7 +136,7 @@ def packing_block(masks, config: Config) -> tuple[int, int]:
 def packed_types(names, weights: str) -> dict[str, str]:
   """The type of each parameter that is packed: all that can be pruned."""
   everything = PruningConfig(recurrent=1, hidden=1, output=1, conditioning=1)
-  targets = flatten(pruning.targets(_nest(dict.fromkeys(names, 0)), everything))
+  targets = flatten(pruning.targets(nest(dict.fromkeys(names, 0)), everything))
   gates = 'bfloat16' if weights == 'int8' else weights
   return {name: gates if name == _GATES else weights
           for name, sparsity in targets.items() if sparsity}
@@ -192,6 +192,7 @@ def read(path) -> Voice:
     InputError: if there is no such file, it is damaged, inconsistent or of a
       newer version.
   """
+  files.check_regular(path, 'a file that --mode=export has written')
   try:
     data = pathlib.Path(path).read_bytes()
   except OSError as error:
@@ -280,7 +281,7 @@ def _gain(name: str, config: Config) -> np.ndarray:
   return np.float32([[hearing.COARSE_GAIN], [1]]) if name == 'context.nearest' else np.float32(1)
 
 
-def _nest(leaves: dict) -> dict:
+def nest(leaves: dict) -> dict:
   """Inverse of `flatten`."""
   tree = {}
   for name, leaf in leaves.items():

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from wavernn_jax import audio, config as config_lib, config_rules
+from wavernn_jax import config as config_lib, rules
 from wavernn_jax.sampling import blocksparse
 
 _TYPES = {'F32': np.float32, 'BF16': np.uint16, 'I8': np.int8, 'U16': np.uint16,
@@ -19,9 +19,6 @@ _NEEDED = {  # of the fields with a default: what no file may leave out
     'model': ('kind', 'units', 'projection', 'channels', 'layers', 'kernel'),
     'mel': tuple(f.name for f in dataclasses.fields(config_lib.MelConfig) if f.name != 'name')}
 _KINDS = 'wavernn', 'subscale', 'fused'
-# Bounds on what no tensor's size confirms before memory is taken for it.
-_SIZES = 1 << 16
-_MAX_FFT = 1 << 20
 _MAX_FRAMES = 1 << 12  # of a block that a sampler makes at a time
 _MAX_PRIOR = 20.0  # of its logarithm
 
@@ -55,18 +52,18 @@ def config(found: dict, tensors: int) -> config_lib.Config:
   """
   model = _section(found, 'model', config_lib.ModelConfig)
   mel = _section(found, 'mel', config_lib.MelConfig)
-  audio.check_mel_config(mel)
   if found['sample_rate'] != mel.sample_rate:
     raise ValueError(f'its sample_rate {found["sample_rate"]} and its mel convention disagree')
+  if model.layers > tensors:
+    raise ValueError(f'its model has {model.layers} layers, expected at most {tensors}')
   if model.kind not in _KINDS:
     raise ValueError(f'is of a model of kind {model.kind!r}, expected one of {_KINDS}')
   if found['version'] == 1 and model.kind != 'wavernn':
     raise ValueError('is a subscale model in format version 1, which is not read any more')
-  _check_sizes(model, mel, tensors)
   values = config_lib.Config(model=model, mel=mel)
   if model.lanes > 1:
     _fit_lanes(values)
-  config_rules.check(values)
+  rules.check(values)
   return values
 
 
@@ -78,25 +75,6 @@ def _section(found: dict, name: str, kind):
   known = {f.name for f in dataclasses.fields(kind)}
   return config_lib.from_dict(
       {field: v for field, v in found[name].items() if field in known}, kind, name)
-
-
-def _check_sizes(model, mel, tensors: int) -> None:
-  bounds = {
-      'units': (model.units, _SIZES), 'projection': (model.projection, _SIZES),
-      'channels': (model.channels, _SIZES), 'kernel': (model.kernel, _SIZES),
-      'lanes': (model.lanes, _SIZES), 'horizon': (model.horizon, _SIZES),
-      'context_channels': (model.context_channels, _SIZES),
-      'context_kernel': (model.context_kernel, _SIZES),
-      'context_block': (model.context_block, _SIZES), 'layers': (model.layers, tensors),
-      'bands': (mel.bands, _SIZES), 'n_fft': (mel.n_fft, _MAX_FFT)}
-  wrong = [f'{name} {value}, expected at most {most}'
-           for name, (value, most) in bounds.items() if value > most]
-  if model.prediction not in ('none', 'spectral'):
-    wrong.append(f"prediction {model.prediction!r}, expected 'none' or 'spectral'")
-  if model.prediction == 'spectral' and not 0 < model.taps <= mel.n_fft // 2:
-    wrong.append(f'taps {model.taps}, expected 1 to half of n_fft = {mel.n_fft}')
-  if wrong:
-    raise ValueError(f'its model has {"; ".join(wrong)}')
 
 
 def _fit_lanes(values: config_lib.Config) -> None:

@@ -31,7 +31,7 @@ def find_inputs(path) -> dict[str, pathlib.Path]:
     InputError: if there are none, or names that are no names or are given twice.
   """
   path = pathlib.Path(path)
-  if path.suffix.lower() != '.txt' or not path.is_file():
+  if path.suffix.lower() != '.txt' or not os.path.isfile(path):
     return sources_lib.find_sources(path)
   inputs = {}
   for number, line in enumerate(_lines(path), 1):

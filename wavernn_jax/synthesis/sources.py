@@ -40,10 +40,11 @@ def find_sources(path) -> dict[str, pathlib.Path]:
     InputError: if there is nothing to synthesise.
   """
   path = pathlib.Path(path)
-  if path.exists() and not path.is_dir():
+  # Of os.path, which takes a name that is too long as one of nothing.
+  if os.path.exists(path) and not os.path.isdir(path):
     files.check_regular(path, 'a recording, a .npy mel, a manifest or a folder')
     return {path.stem: path}
-  if not path.is_dir():
+  if not os.path.isdir(path):
     raise InputError(f'--input={path}: no such file or folder; expected wav or flac '
                      'recordings or .npy mels.')
   found = [p for p in files.walk(path)

@@ -3,12 +3,15 @@
 A checkpoint holds the train state (weights, EMA, optimiser, masks, step), the
 position of the data iterator and the config with its mel convention. Orbax
 writes into a temporary folder and renames it when it is complete, so a kill
-at any moment leaves the previous checkpoints as they were.
+at any moment leaves the previous checkpoints as they were. A seal (seals.py)
+then says what its files hold, and a checkpoint that differs is left out.
 """
 
 import contextlib
 import hashlib
 import pathlib
+import shutil
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +22,7 @@ from orbax.checkpoint import checkpoint_managers
 from wavernn_jax import models
 from wavernn_jax.config import Config, differences, to_dict
 from wavernn_jax.errors import InputError
-from wavernn_jax.training import step as step_lib, workdir as workdir_lib
+from wavernn_jax.training import seals, step as step_lib, workdir as workdir_lib
 from wavernn_jax.voice import Voice
 
 _METRIC = 'valid_nll'
@@ -32,8 +35,22 @@ class Checkpoints:
   killed one left unfinished.
   """
 
-  def __init__(self, workdir, keep: int = 3, read_only: bool = False):
+  def __init__(self, workdir, keep: int = 3, read_only: bool = False,
+               of_first=lambda function: function()):
+    """Args:
+      workdir: of the run.
+      keep: how many of the last steps stay.
+      read_only: leave everything as it is.
+      of_first: calls a function in the first process; its value in all of them.
+    """
+    self._of_first = of_first
     self._folder = pathlib.Path(workdir).resolve() / 'checkpoints'
+    # Of a checkpoint that is being written anew, until it is complete.
+    self._replaced = self._folder.with_name('replaced')
+    self._writes = not read_only and jax.process_index() == 0
+    self._sealer = seals.Sealer()
+    if self._writes:
+      self._undo_replacement()
     policy = checkpoint_managers.AnyPreservationPolicy([
         checkpoint_managers.LatestN(keep),
         checkpoint_managers.BestN(
@@ -54,15 +71,25 @@ class Checkpoints:
     best = self._manager.best_step()
     return self.latest() if best is None else best
 
+  def evaluated(self, step: int) -> bool:
+    """Whether a step was saved with its valid NLL."""
+    return self._manager.metrics(step) is not None
+
   def save(self, state, data_state, config: Config, valid_nll: float | None = None) -> None:
     """Starts to save; raises what an earlier save met.
+
+    A step that is there already is saved again only if its valid NLL has come since.
 
     Raises:
       InputError: if a save failed, as on a full disk. Earlier checkpoints stand.
     """
     step = int(state['step'])
-    if step in self._manager.all_steps():
+    self.wait()
+    again = step in self._manager.all_steps()
+    if again and (valid_nll is None or self.evaluated(step)):
       return
+    if again:
+      self._set_aside(step)
     # A copy: the next train step reuses the buffers of its state while the
     # checkpoint is still being written.
     args = ocp.args.Composite(
@@ -72,23 +99,103 @@ class Checkpoints:
     metrics = None if valid_nll is None else {_METRIC: valid_nll}
     with self._reporting(f'checkpoint of step {step}'):
       self._manager.save(step, args=args, metrics=metrics, force=True)
+    if self._writes:
+      self._sealer.start(self._folder / str(step))
+
+  def _set_aside(self, step: int) -> None:
+    """Takes a checkpoint out of the way of one that replaces it."""
+    def rename():
+      self._replaced.mkdir(exist_ok=True)
+      (self._folder / str(step)).rename(self._replaced / str(step))
+    self._of_first(rename)
+    self._manager.reload()
+
+  def _undo_replacement(self) -> None:
+    """Removes what was set aside; puts it back where what replaces it is not complete."""
+    for old in self._replaced.iterdir() if self._replaced.is_dir() else ():
+      if not (self._folder / old.name).exists():
+        old.rename(self._folder / old.name)
+    shutil.rmtree(self._replaced, ignore_errors=True)
+
+  def resume(self, like_state):
+    """(train state, data iterator state) of the newest intact step; None if there is no step.
+
+    Damaged newer ones are moved to RUN/damaged.
+
+    Raises:
+      InputError: if there are checkpoints but none is intact.
+    """
+    def choose():
+      step = self.newest_intact()
+      for newer in (s for s in self._manager.all_steps() if s > (step or 0)):
+        damaged = self._folder.with_name('damaged')
+        damaged.mkdir(exist_ok=True)
+        (self._folder / str(newer)).rename(damaged / f'{newer}.{len(list(damaged.iterdir()))}')
+      return step
+    step = self._of_first(choose)
+    self._manager.reload()
+    return None if step is None else self.restore(like_state, step)
+
+  def newest_intact(self, first: int | None = None) -> int | None:
+    """The newest step whose files are as they were written; None if there is no step.
+
+    Each one that is not is named in a warning.
+
+    Args:
+      first: a step to take before the newest.
+
+    Raises:
+      InputError: if there are checkpoints but none is intact.
+    """
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    found = {}
+    for step in sorted(steps, key=lambda s: s != first):
+      if reason := seals.damage(self._folder / str(step)):
+        found[step] = reason
+        continue
+      for other, reason in found.items():
+        warnings.warn(f'{self._folder}/{other}: is damaged ({reason}); the checkpoint of step '
+                      f'{step} takes its place.', stacklevel=2)
+      return step
+    if found:
+      listed = '\n'.join(f'  {step}: {reason}' for step, reason in found.items())
+      raise InputError(
+          f'{self._folder}: all {len(found)} checkpoints are damaged:\n{listed}\nRestore the '
+          'folder from a copy, or train anew in another --workdir.')
+    return None
 
   def restore(self, like_state, step: int | None = None):
-    """(train state, data iterator state) of a step, by default the last."""
+    """(train state, data iterator state) of a step, by default the last.
+
+    Raises:
+      InputError: if its files cannot be read as a checkpoint of such a state.
+    """
     step = self.latest() if step is None else step
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like_state)
-    restored = self._manager.restore(step, args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()))
+    try:
+      restored = self._manager.restore(step, args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()))
+      if restored['data'] is None or int(restored['state']['step']) != step:
+        raise ValueError('other contents than were written')
+    except Exception as error:
+      reason = str(error).strip().split('\n')[0][:200]
+      raise InputError(
+          f'{self._folder}/{step}: cannot be read ({type(error).__name__}: {reason}); remove '
+          'this folder to go on from the checkpoint before it.') from error
     return restored['state'], restored['data']
 
   def wait(self) -> None:
     """Returns when all saves are complete on disk."""
     with self._reporting('the last checkpoint'):
       self._manager.wait_until_finished()
+    if self._writes:
+      self._undo_replacement()
 
   def close(self) -> None:
     with self._reporting('the last checkpoint'):
       self._manager.close()
+    if self._writes:
+      self._undo_replacement()
 
   def _complete(self) -> int | None:
     """As `latest`, from the disk: the manager counts saves that are under way or failed."""
@@ -107,6 +214,8 @@ class Checkpoints:
           f'The last complete checkpoint is of step {self._complete()}; '
           'free disk space or mend the folder and run the same command again to go on '
           'from it.') from error
+    finally:
+      self._sealer.finish()
 
 
 def load(workdir, expected: Config | None = None) -> Voice:
@@ -122,7 +231,7 @@ def load(workdir, expected: Config | None = None) -> Voice:
   """
   config = workdir_lib.read_config(workdir)
   if expected is not None:
-    _check_same_model(workdir, config, expected)
+    check_same_model(workdir, config, expected)
   saved = Checkpoints(workdir, read_only=True)
   step = _best(saved, workdir)
   here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -137,7 +246,7 @@ def load(workdir, expected: Config | None = None) -> Voice:
 
 
 def _best(saved: Checkpoints, workdir) -> int:
-  step = saved.best()
+  step = saved.newest_intact(saved.best())
   if step is None:
     raise InputError(f'{workdir}: holds no complete checkpoint; train it first.')
   return step
@@ -150,7 +259,14 @@ def _identity(workdir, step: int) -> str:
   return f'{step}:{hashlib.blake2b(metadata.read_bytes(), digest_size=16).hexdigest()}'
 
 
-def _check_same_model(workdir, found: Config, expected: Config) -> None:
+def check_same_model(where, found: Config, expected: Config) -> None:
+  """Raises InputError, naming the fields, unless the weights of one config fit another.
+
+  Args:
+    where: the run or file that they are from.
+    found: its config.
+    expected: of this run.
+  """
   changed = {}
   for part in ('model', 'mel'):
     changed |= differences(to_dict(getattr(found, part)), to_dict(getattr(expected, part)),
@@ -158,5 +274,5 @@ def _check_same_model(workdir, found: Config, expected: Config) -> None:
   if changed:
     listed = ', '.join(f'--{n}: {old!r} there, {new!r} here' for n, (old, new) in
                        changed.items())
-    raise InputError(f'{workdir}: its weights are of another config: {listed}. Set these '
+    raise InputError(f'{where}: its weights are of another config: {listed}. Set these '
                      'fields to the values there.')

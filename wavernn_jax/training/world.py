@@ -115,7 +115,17 @@ def is_first() -> bool:
   return jax.process_index() == 0
 
 
-def alone() -> bool:
+def share() -> tuple[int, int]:
+  """(index of this process, how many there are)."""
+  return jax.process_index(), jax.process_count()
+
+
+def may_wait_for_others(error: BaseException) -> bool:
+  """Whether all can still end together after an error: not where a process may be gone."""
+  return _alone() or not isinstance(error, jax.errors.JaxRuntimeError)
+
+
+def _alone() -> bool:
   return jax.process_count() == 1
 
 
@@ -127,7 +137,7 @@ def data_mesh() -> Mesh:
 
 def replicate(tree, sharding):
   """Values that every process has -> the same values on all devices."""
-  if alone():
+  if _alone():
     return jax.device_put(tree, sharding)
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(
       sharding, np.asarray(x), np.shape(x)), tree)
@@ -164,7 +174,7 @@ def check_devices(config: Config) -> None:
 
 def gather(text: str) -> list[str]:
   """The text of every process, in their order."""
-  if alone():
+  if _alone():
     return [text]
   data = np.frombuffer(text.encode(), np.uint8)
   lengths = multihost_utils.process_allgather(np.int32(len(data)))
@@ -175,7 +185,7 @@ def gather(text: str) -> list[str]:
 
 def add_up(values: np.ndarray) -> np.ndarray:
   """The sum of a float64 array over all processes, the same bits in each."""
-  if alone():
+  if _alone():
     return values
   # As 32-bit words: JAX would round float64 to float32.
   words = multihost_utils.process_allgather(np.ascontiguousarray(values).view(np.uint32))
@@ -188,7 +198,7 @@ def together(function):
   try:
     value = function()
   except InputError as error:
-    if alone():
+    if _alone():
       raise
     problem = str(error)
   problems = gather(problem)
@@ -198,6 +208,15 @@ def together(function):
     if other:
       raise InputError(f'process {process}: {other}')
   return value
+
+
+def of_first(function):
+  """The value of `function()`, called in the first process only, in all of them.
+
+  Values are what JSON holds; an InputError is raised by all.
+  """
+  value = together(lambda: function() if is_first() else None)
+  return json.loads(gather(json.dumps(value))[0])
 
 
 def check_agreement(config: Config, corpus: str) -> None:
@@ -249,42 +268,9 @@ def noticing_lost_peers():
   try:
     yield
   except jax.errors.JaxRuntimeError as error:
-    if alone() or 'RESOURCE_EXHAUSTED' in str(error):
+    if _alone() or 'RESOURCE_EXHAUSTED' in str(error):
       raise
     raise LostPeer(
         f'process {jax.process_index()} of {jax.process_count()} lost another one '
         f'({str(error).splitlines()[0][:200]}). See what ended that one, then start all of them '
         'again with the same command: training goes on from the last checkpoint.') from error
-
-
-class Stop:
-  """Whether any process was told to stop: true at the same step in all of them.
-
-  The flags of all processes meet in the train step, whose result is read two
-  steps later so that the devices never wait for it.
-  """
-
-  def __init__(self, mine, mesh: Mesh):
-    """`mine`: true once this process was told to stop."""
-    self._mine, self._sharding = mine, jax.NamedSharding(mesh, jax.P('data'))
-    self._pending, self._stopping = [], False
-
-  def wrap(self, train_step):
-    """A step (state, batch, flags) -> (state, metrics, whether any flag is set)."""
-    def step(state, batch, flags):
-      return *train_step(state, batch), flags.max()
-    return step
-
-  def flags(self):
-    """The flags of this moment, one a device."""
-    mine = np.full(jax.local_device_count(), bool(self._mine), np.int32)
-    return jax.make_array_from_process_local_data(self._sharding, mine)
-
-  def read(self, any_flag) -> None:
-    """Takes the flag that a step returned."""
-    self._pending.append(any_flag)
-    if len(self._pending) > 2:
-      self._stopping |= bool(self._pending.pop(0))
-
-  def __bool__(self):
-    return self._stopping

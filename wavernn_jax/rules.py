@@ -1,0 +1,222 @@
+"""Which values a configuration may have, asked for a purpose before anything is written.
+
+fields.py says what each field may be by itself; here is what fields must be to one
+another (`_JOINT`), and what a purpose needs besides (`_PURPOSES`).
+"""
+
+import dataclasses
+import math
+
+from wavernn_jax import fields
+from wavernn_jax.config import Config
+from wavernn_jax.errors import InputError
+
+_CPU_UNITS, _CPU_PROJECTION = 32, 16  # multiples that the kernels of --engine=cpu need
+_KINDS = {bool: 'True or False', int: 'a whole number', float: 'a finite number', str: 'text'}
+
+
+def check(config: Config, purpose: str = 'train') -> None:
+  """Raises InputError, naming every field whose value is of no use for the purpose.
+
+  Args:
+    config: as the user gave it.
+    purpose: 'train', 'export' or what samples: 'cpu', 'persistent', 'native'.
+  """
+  if wrong := problems(config, purpose):
+    raise InputError('\n'.join(wrong))
+
+
+def problems(config: Config, purpose: str = 'train') -> list[str]:
+  """What `check` complains about, a line for each field."""
+  wrong = _fields(config, 'config')
+  if not wrong:  # the others divide by what these allow
+    rules = (*_JOINT, *_PURPOSES[purpose])
+    wrong = [_message(f'config.{field}', found, expected) for rule in rules
+             for holds, field, found, expected in rule(config) if not holds]
+  return wrong
+
+
+def check_temperatures(temperatures) -> tuple:
+  """The temperatures of the coarse and the fine byte, if there can be such.
+
+  Raises:
+    InputError: naming the flag.
+  """
+  for byte, value in zip(('coarse', 'fine'), temperatures, strict=True):
+    if not fields.TEMPERATURE.holds(value):
+      raise InputError(_message(f'temperature_{byte}', value, fields.TEMPERATURE.expected))
+  return temperatures
+
+
+def _message(flag: str, found, expected: str) -> str:
+  return f'--{flag}: found {repr(found)[:80]}, expected {expected}'
+
+
+def _fields(config, where: str) -> list[str]:
+  """What the table says of each field of a section, or of all sections."""
+  wrong = []
+  for field in dataclasses.fields(config):
+    value, name = getattr(config, field.name), f'{where}.{field.name}'
+    if dataclasses.is_dataclass(value):
+      wrong += _fields(value, name)
+      continue
+    rule, kind = fields.RULES[name.removeprefix('config.')], type(field.default)
+    if not _is_a(value, kind):
+      wrong.append(_message(name, value, f'{_KINDS[kind]}, {rule.expected}'))
+    elif not rule.holds(value):
+      wrong.append(_message(name, value, rule.expected))
+  return wrong
+
+
+def _is_a(value, kind: type) -> bool:
+  """Whether a value is of a field's type: finite, and whole numbers also where that is float."""
+  if isinstance(value, bool) or kind is bool:
+    return isinstance(value, bool) and kind is bool
+  if kind is float:
+    return isinstance(value, int | float) and abs(value) < math.inf
+  return isinstance(value, kind)
+
+
+# What fields must be to one another: (holds, field, found, expected)
+
+
+def _mel(config: Config) -> list[tuple]:
+  mel = config.mel
+  return [
+      (mel.window <= mel.n_fft, 'mel.window', mel.window, f'at most n_fft = {mel.n_fft}'),
+      (mel.hop <= mel.window, 'mel.hop', mel.hop, f'at most window = {mel.window}'),
+      (mel.center or mel.hop % 2 == 0, 'mel.hop', mel.hop, 'even where center is False'),
+      (mel.fmin < mel.fmax, 'mel.fmin', mel.fmin, f'below fmax = {mel.fmax}'),
+      (mel.fmax <= mel.sample_rate / 2, 'mel.fmax', mel.fmax,
+       f'at most half of sample_rate = {mel.sample_rate}')]
+
+
+def _train(config: Config) -> list[tuple]:
+  t, e, mel = config.train, config.evaluation, config.mel
+  frames = e.synthesize_seconds * mel.sample_rate / mel.hop
+  return [
+      (t.batch % t.accumulate == 0, 'train.accumulate', t.accumulate,
+       f'a divisor of train.batch = {t.batch}'),
+      (t.burn_in < t.crop, 'train.burn_in', t.burn_in, f'below train.crop = {t.crop}'),
+      (frames >= 1 or not e.synthesize, 'evaluation.synthesize_seconds', e.synthesize_seconds,
+       f'at least a frame of mel.hop = {mel.hop} samples')]
+
+
+def _pruning(config: Config) -> list[tuple]:
+  p, steps = config.pruning, config.train.steps
+  pruned = any((p.recurrent, p.hidden, p.output, p.conditioning))
+  return [(not pruned or p.start + p.steps <= steps, 'pruning.steps', p.steps,
+           f'start {p.start} + steps to end within train.steps = {steps}')]
+
+
+def _model(config: Config) -> list[tuple]:
+  m, n_fft = config.model, config.mel.n_fft
+  return [
+      (m.prediction == 'none' or m.taps <= n_fft // 2, 'model.taps', m.taps,
+       f'at most half of mel.n_fft = {n_fft}: the spectrum says nothing of longer ones'),
+      (not m.reset_bias or m.kind == 'wavernn', 'model.reset_bias', m.reset_bias,
+       f'False in a {m.kind} model')]
+
+
+def _wavenet(config: Config) -> list[tuple]:
+  m, p = config.model, config.pruning
+  if m.kind != 'wavenet':
+    return []
+  pruned = max(p.recurrent, p.hidden, p.output, p.conditioning)
+  return [
+      (m.blocks % m.cycles == 0, 'model.cycles', m.cycles,
+       f'a divisor of model.blocks = {m.blocks}'),
+      # Dilations double in a cycle; 2¹⁵ samples are more than a second.
+      (m.blocks // m.cycles <= 16, 'model.cycles', m.cycles,
+       f'{-(-m.blocks // 16)} or more: dilations of {m.blocks} blocks double up to 2^15'),
+      (not pruned, 'pruning', pruned, '0 everywhere: a model of kind wavenet is not pruned')]
+
+
+def _lanes(config: Config) -> list[tuple]:
+  """Rules for the fields of lanes (§4)."""
+  m = config.model
+  if m.kind == 'subscale':
+    return _subscale_lanes(config)
+  if m.kind == 'fused':
+    return _fused_lanes(config)
+  return [(m.lanes == 1, 'model.lanes', m.lanes,
+           "1, or --config.model.kind='subscale' or 'fused'")]
+
+
+def _subscale_lanes(config: Config) -> list[tuple]:
+  m, t = config.model, config.train
+  # Doubling dilations, the last of which reaches furthest: models/context.py.
+  reach = m.context_kernel // 2 + 2**m.context_layers - 1
+  block, step = config.evaluation.block_frames * config.mel.hop, m.lanes * m.context_block
+  return [
+      (t.crop % m.lanes == 0, 'train.crop', t.crop, f'a multiple of model.lanes = {m.lanes}'),
+      (m.horizon <= reach, 'model.horizon', m.horizon,
+       f'at most {reach}, the reach of context_layers = {m.context_layers} and '
+       f'context_kernel = {m.context_kernel}; give more layers'),
+      (m.lanes == 1 or m.horizon < t.crop // m.lanes, 'model.horizon', m.horizon,
+       f'less than the {t.crop // m.lanes} positions that train.crop = {t.crop} gives each of '
+       f'{m.lanes} lanes; give longer crops'),
+      (block % step == 0, 'model.context_block', m.context_block,
+       f'a number that, times model.lanes = {m.lanes}, divides the {block} samples of '
+       f'evaluation.block_frames = {config.evaluation.block_frames} of mel.hop = '
+       f'{config.mel.hop}')]
+
+
+def _fused_lanes(config: Config) -> list[tuple]:
+  """Rules for a fused model (§4.4)."""
+  m, t, hop = config.model, config.train, config.mel.hop
+  if m.lanes not in (1, 2, 4, 8, 16):
+    return [(False, 'model.lanes', m.lanes, 'a power of two in 1..16 for a fused model')]
+  apart, block = m.lanes * (m.lanes - 1), config.evaluation.block_frames * hop
+  return [
+      (m.units % (4 * m.lanes) == 0, 'model.units', m.units,
+       f'a multiple of {4 * m.lanes}: four nibbles of {m.lanes} lanes have as many units each'),
+      # models/fused.py takes no frames for the lanes behind.
+      (apart * (m.horizon + 1) <= hop // 2, 'model.horizon', m.horizon,
+       f'at most {hop // 2 // max(1, apart) - 1}: the first of {m.lanes} lanes is lanes · '
+       f'(lanes − 1) · (horizon + 1) samples ahead, which mel.hop = {hop} lets be {hop // 2}'),
+      (t.crop % m.lanes == 0, 'train.crop', t.crop, f'a multiple of model.lanes = {m.lanes}'),
+      (block % m.lanes == 0, 'evaluation.block_frames', config.evaluation.block_frames,
+       f'a number of frames of {hop} samples that model.lanes = {m.lanes} divides')]
+
+
+# What a purpose needs besides
+
+
+def _export(config: Config) -> list[tuple]:
+  """Blocks of 16×1 or 4×4 divide what can be pruned (sampling/export.py)."""
+  m, p = config.model, config.pruning
+  outputs, inputs = (4, 4) if (p.block_outputs, p.block_inputs) == (4, 4) else (16, 1)
+  sizes = {'units': (m.units, outputs), 'projection': (m.projection, outputs),
+           'channels': (m.channels, inputs)}
+  if inputs > 1:
+    sizes['units'] = m.units, 2 * inputs
+    sizes['context_channels'] = m.context_channels, inputs
+  return [(m.kind != 'wavenet', 'model.kind', m.kind, 'a kind that exports hold')] + [
+          (size % multiple == 0, f'model.{field}', size,
+           f'a multiple of {multiple} for an export in blocks of {outputs}x{inputs}')
+          for field, (size, multiple) in sizes.items()]
+
+
+def _cpu(config: Config) -> list[tuple]:
+  m = config.model
+  return [
+      (m.kind in ('wavernn', 'subscale'), 'model.kind', m.kind,
+       "'wavernn' or 'subscale' for --engine=cpu; use --engine=scan"),
+      (m.lanes == 1, 'model.lanes', m.lanes, '1 for --engine=cpu; use --engine=scan'),
+      (m.units % _CPU_UNITS == 0, 'model.units', m.units,
+       f'a multiple of {_CPU_UNITS} for --engine=cpu; use --engine=scan'),
+      (m.projection % _CPU_PROJECTION == 0, 'model.projection', m.projection,
+       f'a multiple of {_CPU_PROJECTION} for --engine=cpu; use --engine=scan')]
+
+
+def _persistent(config: Config) -> list[tuple]:
+  kind, bias = config.model.kind, config.model.reset_bias
+  return [(kind in ('wavernn', 'subscale'), 'model.kind', kind,
+           "'wavernn' or 'subscale' for --engine=pallas; use --engine=scan"),
+          (not bias, 'model.reset_bias', bias, 'False for --engine=pallas; use --engine=scan')]
+
+
+_JOINT = (_mel, _train, _pruning, _model, _wavenet, _lanes)
+_PURPOSES = {'train': (), 'export': (_export,), 'cpu': (_cpu,), 'persistent': (_persistent,),
+             'native': (_export, _cpu)}
