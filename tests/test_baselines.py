@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy import signal, stats
 import soundfile
-from wavernn_jax.corpus import Utterance
 
 from wavernn_jax import audio
+from wavernn_jax.data.corpus import Utterance
 from wavernn_jax.evaluation import baselines, evaluate, linear_prediction
 from wavernn_jax.evaluation.bootstrap import ratio_interval
 
