@@ -118,6 +118,8 @@ def _prediction(config: Config) -> list[tuple]:
   return [
       (m.taps <= longest, 'model.taps', m.taps,
        f'at most {longest}: a spectrum of mel.n_fft = {config.mel.n_fft} says no more'),
+      (not config.train.input_noise, 'train.input_noise', config.train.input_noise,
+       "0 with model.prediction = 'spectral', which hears no bytes"),
       (m.kernel > 1, 'model.kernel', m.kernel,
        "3 or more with model.prediction = 'spectral', which takes the frame before, too")]
 
