@@ -127,6 +127,21 @@ def test_predictions_are_those_of_the_model_whatever_the_samples():
     np.testing.assert_array_equal(found, predicted)
 
 
+def test_weights_of_a_long_prediction_are_those_of_the_model():
+  """192 taps at 24 kHz; speech, and what is none."""
+  config = Config(model=ModelConfig(units=32, projection=16, channels=16, layers=1,
+                                    prediction='spectral'))
+  sampler = cpu.Sampler(export_lib.pack(*random_models.pruned_run(config), config), block_frames=6)
+  rng, shape = np.random.default_rng(8), (sampler.window, config.mel.bands)
+  for mel in (np.cumsum(rng.normal(0, 0.4, shape), axis=1) - 5, rng.uniform(-11, 2, shape),
+              np.full(shape, -11.6)):
+    found = sampler.predictor(mel.astype(np.float32))
+    filters, _ = sampler.model.hearing.filters(mel[None].astype(np.float32), 0)
+    for one, other in zip((found.taps, found.shifts, found.scales, found.levels), filters,
+                          strict=True):
+      np.testing.assert_array_equal(one, np.asarray(other)[:, 0])
+
+
 def _predicted(predictor, pcm, row_T):
   """What the compiled loop predicts of pcm[12:]."""
   made = np.zeros(len(row_T), np.int32)

@@ -17,8 +17,8 @@ import numpy as np
 from wavernn_jax import audio, backend
 from wavernn_jax.config import Config
 from wavernn_jax.errors import InputError
-from wavernn_jax.models import conditioning, hearing, wavernn
-from wavernn_jax.sampling.cpu import hear, layout, loop
+from wavernn_jax.models import conditioning, hearing, prediction, wavernn
+from wavernn_jax.sampling.cpu import hear, layout, levinson, loop
 from wavernn_jax.sampling.engine import Engine
 from wavernn_jax.sampling.export import Export
 
@@ -68,10 +68,9 @@ class Sampler(Engine):
     self._conditioning = export.params('conditioning')
     self._gates = backend.jit(functools.partial(
         conditioning.frame_gates, config=model, mel=export.config.mel))
-    self._filters = None
+    self._predictions = None
     if model.prediction == 'spectral':
-      self._filters = backend.jit(functools.partial(
-          _filters, self.model, export.tensors['prior'][0]))
+      self._predictions = _Predictions(self.model, export.tensors['prior'][0])
     self._pool = concurrent.futures.ThreadPoolExecutor(self.at_once)
 
   def initial_state(self, batch: int):
@@ -109,10 +108,7 @@ class Sampler(Engine):
 
   def predictor(self, mel_FxM) -> hear.Predictor | None:
     """The predictions of the frames of `gates`, None for a model without."""
-    if self._filters is None:
-      return None
-    taps, *rest = (np.array(a) for a in self._filters(mel_FxM[None]))
-    return hear.Predictor(taps, *rest, _RAMPS, taps.shape[1])
+    return None if self._predictions is None else self._predictions(mel_FxM)
 
   def _draw(self, state, mel_FxM, key_2):
     """One utterance of `next_block`."""
@@ -148,13 +144,32 @@ def stream_state(state) -> loop.State:
   return loop.State(np.asarray(state['h']), np.asarray(state['pcm']), int(state['index']))
 
 
-def _filters(model: wavernn.WaveRNN, prior, mel_1xFxM):
-  """What hear.Predictor holds of each frame: of frames −1, 0, .., as the gate inputs."""
-  found, _ = model.hearing.filters(mel_1xFxM, 0)
-  taps, shift, scale, level = (a[:, 0] for a in found)
-  missing = hear.padded(taps.shape[1]) - taps.shape[1]
-  slope, _ = hearing.priors(prior, scale, 0)['coarse']
-  return jnp.pad(taps, ((0, 0), (missing, 0))).astype(jnp.int16), shift, scale, level, slope
+class _Predictions:
+  """mel window -> hear.Predictor: the frames −1, 0, .., as of the gate inputs."""
+
+  def __init__(self, model: wavernn.WaveRNN, prior):
+    self._model = model
+    self._autocorrelation = backend.jit(self._before)
+    self._filters = backend.jit(functools.partial(self._after, prior))
+
+  def _before(self, mel_FxM):
+    hears = self._model.hearing
+    frames_FxM = hears.frames(mel_FxM[None])[:, 0]
+    return prediction.autocorrelation(
+        frames_FxM.astype(jnp.float64), hears.config.taps, hears.mel)
+
+  def _after(self, prior, w_FxD, v_F, r_F):
+    taps, *rest = prediction.filter_of(w_FxD, v_F, r_F, self._model.mel)
+    missing = hear.padded(taps.shape[1]) - taps.shape[1]
+    slope, _ = hearing.priors(jnp.float32(prior), rest[1], 0)['coarse']
+    return jnp.pad(taps, ((0, 0), (missing, 0))).astype(jnp.int16), *rest, slope
+
+  def __call__(self, mel_FxM) -> hear.Predictor:
+    with jax.enable_x64(True):
+      r_FxK = np.asarray(self._autocorrelation(mel_FxM))
+      found = self._filters(*levinson.solve(r_FxK), r_FxK[:, 0])
+    taps, *rest = (np.array(a) for a in found)
+    return hear.Predictor(taps, *rest, _RAMPS, taps.shape[1])
 
 
 def weights(export: Export) -> layout.Weights:
