@@ -1,5 +1,6 @@
 """Every model and every engine under contract.py, a line each."""
 
+import dataclasses
 import functools
 
 import contract
@@ -13,13 +14,16 @@ from wavernn_jax.sampling import cpu, export, persistent, scan
 from wavernn_jax.sampling.persistent import chips, lanes
 from wavernn_jax.voice import Voice
 
+SPECTRAL = build(kind='wavernn', lanes=1, horizon=0, prediction='spectral', taps=6)
 PLAIN = ModelConfig(units=32, projection=16, channels=8, layers=2)
 
 
 @pytest.mark.parametrize('model', [
-    build(kind='wavernn', lanes=1, horizon=0), build(), build(lanes=2, horizon=0),
-    build_fused(), build_fused(lanes=4, horizon=0), build_wavenet()],
-    ids=['wavernn', 'subscale', 'subscale 2x0', 'fused', 'fused 4x0', 'wavenet'])
+    build(kind='wavernn', lanes=1, horizon=0), SPECTRAL, build(), build(lanes=2, horizon=0),
+    build_fused(), build_fused(lanes=4, horizon=0), build_wavenet(),
+    build_wavenet(prediction='spectral', taps=6)],
+    ids=['wavernn', 'spectral', 'subscale', 'subscale 2x0', 'fused', 'fused 4x0', 'wavenet',
+         'spectral wavenet'])
 def test_systems(model):
   contract.verify_system(model)
 
@@ -33,27 +37,31 @@ def scanned(model, block_frames):
 
 
 @pytest.mark.parametrize('model', [
-    build(kind='wavernn', lanes=1, horizon=0), build(), build_fused(), build_wavenet()],
-    ids=['wavernn', 'subscale', 'fused', 'wavenet'])
+    build(kind='wavernn', lanes=1, horizon=0), SPECTRAL, build(), build_fused(),
+    build_wavenet()], ids=['wavernn', 'spectral', 'subscale', 'fused', 'wavenet'])
 def test_scan(model):
   contract.verify_engine(scanned(model, 4), scanned(model, 2))
 
 
 @functools.cache
-def pruned(weights='float32', block=(16, 1)):
+def pruned(weights='float32', block=(16, 1), **model):
   """A random model of half its blocks, packed, and the voice that it is of."""
   config = Config(
-      model=PLAIN, mel=random_models.MEL, evaluation=EvaluationConfig(block_frames=4),
+      model=dataclasses.replace(PLAIN, **model), mel=random_models.MEL,
+      evaluation=EvaluationConfig(block_frames=4),
       pruning=PruningConfig(recurrent=0.5, hidden=0.5, output=0.5, block_outputs=block[0],
                             block_inputs=block[1], start=0, steps=1))
   voice = Voice(config, *random_models.pruned_run(config), 'random')
   return voice, export.pack(voice.params, voice.masks, config, weights)
 
 
-@pytest.mark.parametrize(('weights', 'block', 'nats'), [
-    ('float32', (16, 1), 1e-4), ('float32', (4, 4), 1e-4)])
-def test_cpu(weights, block, nats):
-  voice, packed = pruned(weights, block)
+@pytest.mark.parametrize(('weights', 'block', 'nats', 'model'), [
+    ('float32', (16, 1), 1e-4, {}), ('float32', (4, 4), 1e-4, {}),
+    ('float32', (16, 1), 2e-4, {'prediction': 'spectral', 'taps': 7}),
+    ('float32', (16, 1), 1e-4, {'reset_bias': True})],
+    ids=['16x1', '4x4', 'spectral', 'reset bias'])
+def test_cpu(weights, block, nats, model):
+  voice, packed = pruned(weights, block, **model)
   contract.verify_engine(
       lambda temperatures: cpu.Sampler(packed, temperatures, 4, threads=2),
       lambda temperatures: scan.Sampler(voice.model, voice.params, temperatures, 4), nats=nats)

@@ -157,7 +157,7 @@ def empty_scratch():
   return step.Scratch(
       32, 0, blank, blank, np.zeros(256, np.float32),
       np.zeros(272, np.float32), np.zeros((1, 3, 4, 16), np.float32),
-      np.zeros((1, 3, 5, 16), np.float32))
+      np.zeros((1, 3, 5, 16), np.float32), 4, 5, np.zeros(4, np.float32))
 
 
 def test_draw_is_the_inverse_of_the_cumulative_sum():

@@ -109,13 +109,25 @@ def _pruning(config: Config) -> list[tuple]:
            f'start {p.start} + steps to end within train.steps = {steps}')]
 
 
-def _model(config: Config) -> list[tuple]:
-  m, n_fft = config.model, config.mel.n_fft
+def _prediction(config: Config) -> list[tuple]:
+  """Rules for a spectral prediction (models/prediction.py)."""
+  m = config.model
+  if m.prediction != 'spectral':
+    return []
+  longest = config.mel.n_fft // 2
   return [
-      (m.prediction == 'none' or m.taps <= n_fft // 2, 'model.taps', m.taps,
-       f'at most half of mel.n_fft = {n_fft}: the spectrum says nothing of longer ones'),
-      (not m.reset_bias or m.kind == 'wavernn', 'model.reset_bias', m.reset_bias,
-       f'False in a {m.kind} model')]
+      (m.taps <= longest, 'model.taps', m.taps,
+       f'at most {longest}: a spectrum of mel.n_fft = {config.mel.n_fft} says no more'),
+      (not config.train.input_noise, 'train.input_noise', config.train.input_noise,
+       "0 with model.prediction = 'spectral', which hears no bytes"),
+      (m.kernel > 1, 'model.kernel', m.kernel,
+       "3 or more with model.prediction = 'spectral', which takes the frame before, too")]
+
+
+def _gru(config: Config) -> list[tuple]:
+  m = config.model
+  return [(not m.reset_bias or m.kind == 'wavernn', 'model.reset_bias', m.reset_bias,
+           f'False in a {m.kind} model')]
 
 
 def _wavenet(config: Config) -> list[tuple]:
@@ -217,6 +229,6 @@ def _persistent(config: Config) -> list[tuple]:
           (not bias, 'model.reset_bias', bias, 'False for --engine=pallas; use --engine=scan')]
 
 
-_JOINT = (_mel, _train, _pruning, _model, _wavenet, _lanes)
+_JOINT = (_mel, _train, _pruning, _prediction, _gru, _wavenet, _lanes)
 _PURPOSES = {'train': (), 'export': (_export,), 'cpu': (_cpu,), 'persistent': (_persistent,),
              'native': (_export, _cpu)}

@@ -250,6 +250,38 @@ def _scaled(matrix, total, row, unit):  # pylint: disable=unused-argument
   return lambda matrix, total, row, unit: total
 
 
+# Products of two int16 arrays, for predictions.
+
+
+@intrinsic
+def no_products(typingctx):  # pylint: disable=unused-argument
+  """An empty sum."""
+  def codegen(context, builder, signature, args):
+    return ir.Constant(I32X16, None)
+  return i32x16(), codegen
+
+
+@intrinsic
+def add_products(typingctx, a, i, b, j, total):  # pylint: disable=unused-argument
+  """A sum with 32 products more, those of a[i] and b[j] and on, modulo 2^32."""
+  def codegen(context, builder, signature, args):
+    a, i, b, j, total = args
+    vectors = [simd.load_as(builder, *at, ir.VectorType(I16, PAIR)) for at in ((a, i), (b, j))]
+    return _multiply_neighbours(context, builder, *vectors, total)
+  return i32x16(a, types.uintp, b, types.uintp, i32x16), codegen
+
+
+@intrinsic
+def sum_of_products(typingctx, total):  # pylint: disable=unused-argument
+  """An int32, in any order of summation the same."""
+  def codegen(context, builder, signature, args):
+    kind = ir.FunctionType(I32, [I32X16])
+    function = cgutils.get_or_insert_function(
+        builder.module, kind, 'llvm.vector.reduce.add.v16i32')
+    return builder.call(function, args)
+  return types.int32(total), codegen
+
+
 # Rows of 16 outputs.
 
 

@@ -34,8 +34,10 @@ class Weights:
     project_bias: float32 [2, P].
     logits: packed [256, P], coarse and fine (O2, O4).
     logits_bias: float32 [2, 256].
-    input: float32 [2, 3, H], weights of the previous coarse and fine byte.
+    input: float32 [K, 3, H], weights of what is heard: the previous coarse and fine
+      byte, or past residuals, their sizes, the last sample and the prediction.
     current: float32 [3, H/2], weights of c_t in the fine half.
+    reset_bias: None, or float32 [H], added to R_e h.
   """
   recurrent: tuple[blocksparse.PackedMatrix, ...]
   project: tuple[blocksparse.PackedMatrix, ...]
@@ -44,6 +46,7 @@ class Weights:
   logits_bias: np.ndarray
   input: np.ndarray
   current: np.ndarray
+  reset_bias: np.ndarray | None = None
 
 
 class Head(typing.NamedTuple):
@@ -60,9 +63,10 @@ class Network(typing.NamedTuple):
   recurrent: typing.Any
   coarse: Head
   fine: Head
-  coarse_inputs: np.ndarray  # float32 [H/32, 3, 4, 16]: G[k], G[k+1], w_c, w_f
-  fine_inputs: np.ndarray    # float32 [H/32, 3, 5, 16]: the same and w_cf
+  coarse_inputs: np.ndarray  # float32 [H/32, 3, rows, 16]: of `_input_table`
+  fine_inputs: np.ndarray
   limit: float  # greatest int16 for a state of 1
+  reset_bias: typing.Any  # None, or float32 [H]
 
 
 def aligned(shape, dtype):
@@ -244,12 +248,19 @@ def head(weights, side):
       limit(weights.logits[side]))
 
 
-def _input_table(weights, units, terms):
-  """Static terms of the gate inputs, [units / 16, 3, terms, 16]."""
-  rows = [weights.input[0, :, units], weights.input[1, :, units]]
-  if terms == 5:
-    rows.append(weights.current)
-  table = aligned((rows[0].shape[1] // LANES, 3, terms, LANES), np.float32)
+def _input_table(weights, units, current):
+  """Static terms of the gate inputs of one half, [units / 16, 3, rows, 16].
+
+  Rows of a gate: two frames, filled in later; two inputs; c_t in the fine half. Each past
+  residual z has two rows: what multiplies |z| where z >= 0, and where z < 0. One of
+  them is read, so that its weight and that of its size cost as much as one.
+  """
+  rows, residuals = list(weights.input[-2:]), (len(weights.input) - 2) // 2
+  rows += [] if current is None else [current]
+  for of_value, of_size in zip(weights.input[:residuals], weights.input[residuals:], strict=False):
+    rows += [of_size + of_value, of_size - of_value]
+  rows = [row if row is current else row[:, units] for row in rows]
+  table = aligned((rows[0].shape[1] // LANES, 3, 2 + len(rows), LANES), np.float32)
   for term, row_3xU in enumerate(rows, start=2):
     table[:, :, term] = np.reshape(row_3xU, (3, -1, LANES)).swapaxes(0, 1)
   return table
@@ -265,9 +276,10 @@ def build(weights):
   half = weights.recurrent[0].shape[0] // 2
   return together(Network(
       stream(*weights.recurrent), head(weights, 0), head(weights, 1),
-      _input_table(weights, slice(None, half), 4),
-      _input_table(weights, slice(half, None), 5),
-      limit(*weights.recurrent, *weights.project)))
+      _input_table(weights, slice(None, half), None),
+      _input_table(weights, slice(half, None), weights.current),
+      limit(*weights.recurrent, *weights.project),
+      None if weights.reset_bias is None else np.float32(weights.reset_bias)))
 
 
 def _check_sizes(weights):
