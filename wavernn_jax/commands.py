@@ -16,7 +16,7 @@ from wavernn_jax import (
   sampling,
 )
 from wavernn_jax.config import Config
-from wavernn_jax.data import corpus
+from wavernn_jax.data import corpus, mel_files
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import evaluate as evaluation, free_running, pictures
 from wavernn_jax.sampling import export as export_lib
@@ -26,6 +26,7 @@ from wavernn_jax.training import checkpoints, journal, loop, world
 from wavernn_jax.voice import Voice
 
 DEMO_SPEECH = pathlib.Path(__file__).parent / 'demo_speech'
+DEMO_MELS = pathlib.Path(__file__).parent / 'demo_mels'
 PRETRAINED = pathlib.Path(__file__).parent / 'pretrained' / 'sparse192.safetensors'
 # Below 1 the model keeps its pitch where at 1 it often falls into a whisper
 # (experiments/results: voicing F1).
@@ -102,6 +103,7 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str =
     Of a run also written to RUN/evaluation_SPLIT.json, there with the nats of
     each utterance as `by_utterance`.
   """
+  rules.check_temperatures(temperatures)
   voice = _voice(workdir, model)
   config = voice.config
   config.data.dir = data_dir or config.data.dir
@@ -111,8 +113,7 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str =
   if engine == 'cpu' and not model:
     raise InputError('--engine=cpu evaluates exports; write one with --mode=export and give it '
                      'as --model.')
-  runs_on = sampling.open(voice, engine, rules.check_temperatures(temperatures),
-                          batch=config.evaluation.batch)
+  runs_on = sampling.open(voice, engine, temperatures, batch=config.evaluation.batch)
   paths = corpus.split_files(config.data)
   held_out = corpus.load_utterances(paths[split], config.data, config.mel,
                                     audio.edge_padding(config.mel) + 1)
@@ -202,31 +203,52 @@ def export(workdir: str, output: str, weights: str = 'bfloat16',
 
 
 def demo(output: str) -> dict:
-  """Held-out sentences of the bundled speech, spoken by the bundled sparse model.
+  """The bundled voice speaks sentences that it has not heard, and copies other voices.
 
   Args:
-    output: folder; gets NAME.wav and NAME.png (target above synthesis) of each.
+    output: folder; gets voice/NAME.wav and NAME.png (target above synthesis) of the
+      bundled mels, and other_voices/NAME.wav and NAME.png of the bundled speech.
   """
-  folder, inputs = pathlib.Path(output), DEMO_SPEECH / 'test'
-  speed = synthesize('', str(inputs), output, DEMO_TEMPERATURES, model=str(PRETRAINED),
-                     overwrite=True)
-  config = export_lib.read(str(PRETRAINED)).config
-  for target in sorted(inputs.glob('*.flac')):
-    mels = [audio.utterance_log_mel(audio.read_audio(path, config.mel.sample_rate), config.mel)
-            for path in (target, folder / f'{target.stem}.wav')]
-    pictures.save(pictures.spectrogram_pair(*mels, config.mel, target.stem),
-                  folder / f'{target.stem}.png')
-  print(f'\n{speed["audio_seconds"]:.1f} s of speech in {speed["seconds"]:.1f} s: '
-        f'{speed["realtime_factor"]:.1f} times real time.\n'
-        f'Listen to {folder}/*.wav, look at {folder}/*.png (target above synthesis).\n'
-        'Your own recordings: launch.py --mode=synthesize --model='
-        f'{PRETRAINED} --input=FILE|DIR --output=DIR\n'
-        'Train on the bundled minute of speech (some three minutes on two cores):\n'
-        '  launch.py --mode=train --config=experiments/configs/demo.py --workdir=RUN\n'
-        'and on your own:\n'
-        '  launch.py --mode=train --config=experiments/configs/dense.py:small '
-        '--config.data.dir=DIR --workdir=RUN')
-  return _print({'folder': output, 'realtime_factor': speed['realtime_factor']})
+  folder, model = pathlib.Path(output), str(PRETRAINED)
+  spoken = {name: synthesize('', str(inputs), str(folder / name), DEMO_TEMPERATURES, model=model,
+                             overwrite=True)
+            for name, inputs in (('voice', DEMO_MELS), ('other_voices', DEMO_SPEECH / 'test'))}
+  mel = export_lib.read(model).config.mel
+  for name, target_FxM in _demo_targets(mel).items():
+    made_FxM = audio.utterance_log_mel(
+        audio.read_audio(folder / f'{name}.wav', mel.sample_rate), mel)
+    pictures.save(pictures.spectrogram_pair(target_FxM, made_FxM, mel, name),
+                  folder / f'{name}.png')
+  sentences = (DEMO_MELS / 'sentences.tsv').read_text().splitlines()[1:]
+  print('\n' + '\n'.join(f'{folder}/voice/{line.replace(chr(9), ".wav  ")}' for line in sentences))
+  seconds = {key: sum(result[key] for result in spoken.values())
+             for key in ('audio_seconds', 'seconds')}
+  factor = seconds['audio_seconds'] / seconds['seconds']
+  print(f'\n{seconds["audio_seconds"]:.1f} s of speech in {seconds["seconds"]:.1f} s: '
+        f'{factor:.1f} times real time.\n'
+        f'Listen to {folder}/voice/*.wav; the pictures beside them have the target above the '
+        f'synthesis.\n{folder}/other_voices has copies of voices that the model was not trained '
+        f'on.\n{_DEMO_NEXT}')
+  return _print({'folder': output, 'realtime_factor': factor})
+
+
+_DEMO_NEXT = f"""Your own recordings:
+  launch.py --mode=synthesize --model={PRETRAINED} --input=FILE|DIR --output=DIR
+Train on the bundled minute of speech (some three minutes on two cores):
+  launch.py --mode=train --config=experiments/configs/demo.py --workdir=RUN
+and on your own:
+  launch.py --mode=train --config=experiments/configs/dense.py:small --config.data.dir=DIR \\
+      --workdir=RUN"""
+
+
+def _demo_targets(mel) -> dict:
+  """The log mel FxM of every sentence of the demo, by the name of its wav."""
+  recordings = sorted((DEMO_SPEECH / 'test').glob('*.flac'))
+  return {
+      **{f'voice/{path.stem}': mel_files.read_mel(path, mel)
+         for path in sorted(DEMO_MELS.glob('*.npy'))},
+      **{f'other_voices/{path.stem}': audio.utterance_log_mel(
+          audio.read_audio(path, mel.sample_rate), mel) for path in recordings}}
 
 
 def _print(result: dict) -> dict:

@@ -109,6 +109,21 @@ def _pruning(config: Config) -> list[tuple]:
            f'start {p.start} + steps to end within train.steps = {steps}')]
 
 
+def _prediction(config: Config) -> list[tuple]:
+  """Rules for a spectral prediction (models/prediction.py)."""
+  m = config.model
+  if m.prediction != 'spectral':
+    return []
+  longest = config.mel.n_fft // 2
+  return [
+      (m.taps <= longest, 'model.taps', m.taps,
+       f'at most {longest}: a spectrum of mel.n_fft = {config.mel.n_fft} says no more'),
+      (not config.train.input_noise, 'train.input_noise', config.train.input_noise,
+       "0 with model.prediction = 'spectral', which hears no bytes"),
+      (m.kernel > 1, 'model.kernel', m.kernel,
+       "3 or more with model.prediction = 'spectral', which takes the frame before, too")]
+
+
 def _wavenet(config: Config) -> list[tuple]:
   m, p = config.model, config.pruning
   if m.kind != 'wavenet':
@@ -207,6 +222,6 @@ def _persistent(config: Config) -> list[tuple]:
            "'wavernn' or 'subscale' for --engine=pallas; use --engine=scan")]
 
 
-_JOINT = (_mel, _train, _pruning, _wavenet, _lanes)
+_JOINT = (_mel, _train, _pruning, _prediction, _wavenet, _lanes)
 _PURPOSES = {'train': (), 'export': (_export,), 'cpu': (_cpu,), 'persistent': (_persistent,),
              'native': (_export, _cpu)}
