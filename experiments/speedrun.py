@@ -152,12 +152,13 @@ def speedrun(variant: str, data_dir: str, workdir, record: bool = False) -> dict
   found = Speedrun(configuration(variant, data_dir), workdir)
   obtained = scores(found.results())
   digest = json.loads((found.run / 'run.json').read_text())['corpus']
-  path, data = RECORDED / f'{variant}.json', pathlib.Path(data_dir).resolve().name
-  expected, source = recorded(path, digest)
-  print(f'\n{table(obtained, expected)}\nexpected: {source}')
+  data = pathlib.Path(data_dir).resolve().name
   result = {'variant': variant, 'data': data, 'corpus': digest, 'scores': obtained,
             'command': f'python -m experiments.speedrun --data_dir={data} --variant={variant}',
             **measure.source()}
+  path = RECORDED / f'{variant}.json'
+  expected, source = recorded(path, digest)
+  print(f'\n{table(obtained, expected)}\nexpected: {source}')
   if record:
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(path, json.dumps(result, indent=1) + '\n')

@@ -161,6 +161,15 @@ def test_rows_at_another_rate_than_the_tuned_one_are_refused(tmp_path, trained):
     study.run(which, variant, tmp_path, tmp_path / 'RUNS', 'DIR')
 
 
+def test_a_rate_at_the_end_of_those_tried_is_told(tmp_path, trained):
+  which, variant = _study((2e-3, 3e-3, 4e-3))
+  rows_lib.replace_rows(tmp_path / 'runs.csv', 'a_u20_s0',
+                        [{'name': 'a_u20_s0', 'learning_rate': 0.001}])
+  with (pytest.warns(UserWarning, match='a is best at 0.002, an end of the rates'),
+        pytest.raises(InputError)):
+    study.run(which, variant, tmp_path, tmp_path / 'RUNS', 'DIR')
+
+
 def test_a_system_that_diverges_at_every_rate_is_named(tmp_path, trained):
   which, variant = _study((8e-3, 1e-2))
   with pytest.raises(InputError, match='no learning rate of a gave a finite loss'):

@@ -78,10 +78,7 @@ def read_cells(path, key) -> dict:
   Returns:
     {key: Cell} in the order of the CSV.
   """
-  by_run = collections.defaultdict(dict)
-  for row in rows_lib.read_rows(pathlib.Path(path).with_name('utterances.csv')):
-    by_run[row['name']][row['utterance']] = (
-        int(row['samples']), float(row['nats_coarse']) + float(row['nats_fine']))
+  by_run = _by_run(pathlib.Path(path).with_name('utterances.csv'))
   groups, first = collections.defaultdict(list), None
   for row in rows_lib.read_rows(path):
     held_out = {name: samples for name, (samples, _) in by_run[row['name']].items()}
@@ -93,6 +90,15 @@ def read_cells(path, key) -> dict:
       continue
     groups[key(row)].append(row)
   return {name: _cell(rows, by_run) for name, rows in groups.items()}
+
+
+def _by_run(path) -> dict:
+  """Run -> utterance -> (samples, nats)."""
+  found = collections.defaultdict(dict)
+  for row in rows_lib.read_rows(path):
+    found[row['name']][row['utterance']] = (
+        int(row['samples']), float(row['nats_coarse']) + float(row['nats_fine']))
+  return found
 
 
 def _cell(rows: list[dict], by_run: dict) -> Cell:

@@ -35,6 +35,7 @@ def configure_tiny(prediction: str, updates: int) -> config_lib.Config:
   result.model.units = result.model.projection = 16
   result.model.channels, result.model.layers, result.model.taps = 8, 1, 8
   result.train.batch, result.train.crop, result.train.burn_in = 2, 120, 20
+  result.train.eval_every = result.train.save_every = updates
   result.evaluation.max_valid_utterances, result.evaluation.free_running = 1, 1
   return result
 

@@ -3,15 +3,14 @@
     python -m experiments.sweeps.NAME --do=run --data_dir=DIR [--workdir=RUNS] [--executor=ray,…]
     python -m experiments.sweeps.NAME --do=report
 
-`run` first tunes the learning rate of each system: it trains one seed at every rate of
-the study for a few updates, adds these rows to tuning.csv, and takes the rate with the
-least valid NLL, as the recipe is then compared and not how well one rate happens to suit
-each system. Then it trains all seeds at that rate, and adds their test NLL to runs.csv and
-utterances.csv. Finished rows are skipped and stopped runs go on, so the command may be
-repeated at will. `report` draws the pictures beside the CSVs and prints the table; the
-tables of README.md come from `python -m experiments.report`. The last line of both is one
-JSON object. `--variant=tiny` is the study at a size of seconds, for tests; its rows go to
---workdir.
+`run` first tunes the learning rate of each system, since one rate for all would compare
+how well it suits each of them: it trains one seed at every rate of the study for a few
+updates, adds these rows to tuning.csv, and takes the rate with the least valid NLL. Then
+it trains all seeds at that rate, and adds their test NLL to runs.csv and utterances.csv.
+Finished rows are skipped and stopped runs go on, so the command may be repeated at will.
+`report` draws the pictures beside the CSVs and prints the table; the tables of README.md
+come from `python -m experiments.report`. The last line of both is one JSON object.
+`--variant=tiny` is the study at a size of seconds, for tests; its rows go to --workdir.
 """
 
 from collections.abc import Callable
@@ -21,6 +20,7 @@ import json
 import math
 import pathlib
 import sys
+import warnings
 
 from absl import flags
 
@@ -149,6 +149,8 @@ def _run(system: System, suffix: str, updates: int, rate: float, seed: int, data
 def tuned_rates(path, variant: Variant) -> dict[str, float]:
   """System -> the rate of tuning.csv with the least valid NLL.
 
+  Warns of a system that is best at an end of the rates: a better one may lie beyond.
+
   Raises:
     InputError: if all rates of a system diverged.
   """
@@ -161,6 +163,9 @@ def tuned_rates(path, variant: Variant) -> dict[str, float]:
     if not math.isfinite(nll):
       raise InputError(f'{path}: no learning rate of {system.name} gave a finite loss; give the '
                        'study smaller ones.')
+    if len(variant.rates) > 2 and best[system.name] in (min(variant.rates), max(variant.rates)):
+      warnings.warn(f'{path}: {system.name} is best at {best[system.name]:g}, an end of the rates '
+                    'tried; a better one may lie beyond.', stacklevel=2)
   return best
 
 

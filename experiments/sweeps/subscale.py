@@ -52,6 +52,7 @@ def configure_tiny(kind: str, lanes: int, horizon: int, updates: int) -> config_
   model.units = model.projection = 16
   model.channels, model.layers, model.context_channels = 8, 1, 8
   train.batch, train.crop, train.burn_in = 2, 240, 40
+  train.eval_every = train.save_every = updates
   result.evaluation.max_valid_utterances = result.evaluation.free_running = 1
   return result
 
