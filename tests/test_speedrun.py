@@ -12,6 +12,7 @@ from wavernn_jax.errors import InputError
 
 def test_a_speedrun_goes_on_where_it_stopped_and_its_scores_are_the_commands_own(
     tmp_path, monkeypatch, capsys):
+  golden = json.loads((speedrun.RECORDED / 'tiny.json').read_text())
   monkeypatch.setattr(speedrun, 'RECORDED', tmp_path / 'recorded')
   folder, data = tmp_path / 'RUN', str(commands.DEMO_SPEECH)
   def killed(*args, **kwargs):
@@ -34,6 +35,10 @@ def test_a_speedrun_goes_on_where_it_stopped_and_its_scores_are_the_commands_own
   for path in (commands.DEMO_SPEECH / 'test').glob('*.flac'):
     assert (soundfile.info(folder / 'audio' / f'{path.stem}.wav').frames
             == soundfile.info(path).frames)
+  assert result['corpus'] == golden['corpus']
+  assert result['scores'] == pytest.approx(golden['scores'], abs=0.05), (
+      'If what the tiny configuration trains has changed on purpose, record it anew: '
+      f'{golden["command"]} --record')
   again = speedrun.speedrun('tiny', data, folder)  # all is there
   assert again['expected'] == again['scores'] == result['scores']
 
