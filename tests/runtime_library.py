@@ -15,7 +15,7 @@ from wavernn_jax.sampling.engine import Engine
 
 SOURCE = pathlib.Path(__file__).parents[1] / 'runtime'
 WARNINGS = '-Wall', '-Wextra', '-Werror'
-SANITIZERS = ('-O1', '-g', '-fsanitize=address,undefined,float-cast-overflow',
+SANITIZERS = ('-g', '-fsanitize=address,undefined,float-cast-overflow',
               '-fno-sanitize-recover=all')
 CROSS = 'aarch64-linux-gnu-gcc'
 EMULATOR = 'qemu-aarch64'
