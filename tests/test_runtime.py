@@ -288,8 +288,8 @@ def test_the_example_speaks(how, tmp_path):
   else:
     line = next(line for line in (source / 'README.md').read_text().splitlines()
                 if line.strip().startswith('cc '))
-    subprocess.run(line.replace('wavernn_say.c', f'wavernn_say.c -o {tmp_path}/wavernn_say', 1)
-                   .replace('-o wavernn_say ', '').strip(), shell=True, cwd=source, check=True)
+    shutil.copytree(source, tmp_path, dirs_exist_ok=True)
+    subprocess.run(line.strip(), shell=True, cwd=tmp_path, check=True)
   mel, key = mel_of(packed(), 40), ('bfloat16', (16, 1), SPECTRAL)
   (tmp_path / 'voice').write_bytes(data(*key))
   np.save(tmp_path / 'mel.npy', mel)
