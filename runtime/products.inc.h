@@ -57,27 +57,31 @@ INLINE void T(row)(const wavernn_matrix *m, uint32_t row, const float *x,
 #if WIDE == 16
 /* 16x1 of bfloat16, two blocks to a register: the low halves of its words are the even
    outputs, the high ones the odd ones. */
+INLINE void T(add_pair)(T(floats) *even, T(floats) *odd, __m512i w, float a, float b) {
+  __m512 x = _mm512_mask_blend_ps(0xff00, _mm512_set1_ps(a), _mm512_set1_ps(b));
+  *even += (T(floats))_mm512_slli_epi32(w, 16) * (T(floats))x;
+  *odd += (T(floats))_mm512_and_si512(w, _mm512_set1_epi32(-65536)) * (T(floats))x;
+}
+
 INLINE void T(pairs)(const wavernn_matrix *m, uint32_t row, const float *x, float y[LANES]) {
   const uint16_t *values = m->values, *index = m->indices;
   T(floats) even[2] = {{0}}, odd[2] = {{0}};
   uint32_t k = m->offsets[row], end = m->offsets[row + 1];
-  for (; k + 2 * 2 <= end; k += 2 * 2)
-    UNROLL for (int u = 0; u < 2; u++) {
-      const uint16_t *in = index + k + 2 * u;
-      __m512i w = _mm512_loadu_si512(values + (size_t)LANES * (k + 2 * (uint32_t)u));
-      __m512 v = _mm512_mask_blend_ps(0xff00, _mm512_set1_ps(x[in[0]]), _mm512_set1_ps(x[in[1]]));
-      even[u] += (T(floats))_mm512_slli_epi32(w, 16) * (T(floats))v;
-      odd[u] += (T(floats))_mm512_and_si512(w, _mm512_set1_epi32(-65536)) * (T(floats))v;
-    }
+  for (; k + 2 <= end; k += 2) {
+    __m512i w = _mm512_loadu_si512(values + (size_t)LANES * k);
+    T(add_pair)(&even[0], &odd[0], w, x[index[k]], x[index[k + 1]]);
+    if ((k += 2) + 2 > end) break;
+    w = _mm512_loadu_si512(values + (size_t)LANES * k);
+    T(add_pair)(&even[1], &odd[1], w, x[index[k]], x[index[k + 1]]);
+  }
+  if (k < end) {
+    __m512i w = _mm512_maskz_loadu_epi32(0xff, values + (size_t)LANES * k);
+    T(add_pair)(&even[0], &odd[0], w, x[index[k]], 0);
+  }
   float sums[2][LANES];
   *(T(floats_at) *)sums[0] = even[0] + even[1];
   *(T(floats_at) *)sums[1] = odd[0] + odd[1];
   for (int o = 0; o < LANES; o++) y[o] = sums[o & 1][o / 2] + sums[o & 1][o / 2 + 8];
-  for (; k < end; k++)
-    for (int o = 0; o < LANES; o++) {
-      union { uint32_t bits; float number; } w = {(uint32_t)values[(size_t)LANES * k + (size_t)o] << 16};
-      y[o] += w.number * x[index[k]];
-    }
 }
 #endif
 
