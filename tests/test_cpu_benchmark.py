@@ -8,8 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.benchmarks import cpu_loops, cpu_sampling
-from experiments.plots import cpu_sampling as plot
+from experiments.benchmarks import cpu_curve as plot, cpu_loops, cpu_sampling
 from wavernn_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
