@@ -122,7 +122,7 @@ def test_damaged_exports_stop_before_anything_is_written(exported, recordings, t
 @pytest.mark.parametrize(('flags', 'reason'), [
     (['--mode=export'], '--output is not set'),
     (['--mode=synthesize', '--input=c', '--output=d', '--num_processes=2'],
-     '--num_processes is for --mode=train'),
+     '--num_processes belongs to --mode=train'),
     (['--mode=synthesize', '--workdir=a', '--model=b', '--input=c', '--output=d'],
      '--model and --workdir')])
 def test_wrong_flags_are_one_clear_error(flags, reason):
