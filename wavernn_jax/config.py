@@ -134,6 +134,7 @@ class ModelConfig:
   compute_dtype: str = 'float32'  # or 'bfloat16': matmul inputs; float32 sums
   prediction: str = 'none'  # the paper; 'spectral': code the residual of models/prediction.py
   taps: int = 192  # D: past samples that a spectral prediction uses
+  reset_bias: bool = False  # b in e = tanh(r ∘ (R_e h + b) + x_e), which other GRUs have
   lanes: int = 1  # S; subscale and fused only
   horizon: int = 0  # F of §4: how many positions ahead a lane sees the lanes before it
   context_layers: int = 6  # dilated layers after the first; subscale only, as all below

@@ -124,6 +124,12 @@ def _prediction(config: Config) -> list[tuple]:
        "3 or more with model.prediction = 'spectral', which takes the frame before, too")]
 
 
+def _gru(config: Config) -> list[tuple]:
+  m = config.model
+  return [(not m.reset_bias or m.kind == 'wavernn', 'model.reset_bias', m.reset_bias,
+           f'False in a {m.kind} model')]
+
+
 def _wavenet(config: Config) -> list[tuple]:
   m, p = config.model, config.pruning
   if m.kind != 'wavenet':
@@ -217,11 +223,12 @@ def _cpu(config: Config) -> list[tuple]:
 
 
 def _persistent(config: Config) -> list[tuple]:
-  kind = config.model.kind
+  kind, bias = config.model.kind, config.model.reset_bias
   return [(kind in ('wavernn', 'subscale'), 'model.kind', kind,
-           "'wavernn' or 'subscale' for --engine=pallas; use --engine=scan")]
+           "'wavernn' or 'subscale' for --engine=pallas; use --engine=scan"),
+          (not bias, 'model.reset_bias', bias, 'False for --engine=pallas; use --engine=scan')]
 
 
-_JOINT = (_mel, _train, _pruning, _prediction, _wavenet, _lanes)
+_JOINT = (_mel, _train, _pruning, _prediction, _gru, _wavenet, _lanes)
 _PURPOSES = {'train': (), 'export': (_export,), 'cpu': (_cpu,), 'persistent': (_persistent,),
              'native': (_export, _cpu)}

@@ -20,6 +20,10 @@ from wavernn_jax.training import (
 )
 
 
+class Diverged(InputError):
+  """The loss or a gradient of a run was not finite."""
+
+
 class Run:
   """One run, in one process or many; `step` is the last step done."""
 
@@ -135,7 +139,7 @@ class Run:
       kept = ('There is no checkpoint yet' if good is None else
               f'The last good checkpoint is of step {good}')
       go_on = '' if good is None else f' with --config.init_from={self.workdir}'
-      raise InputError(
+      raise Diverged(
           f'{self.workdir}: loss or gradient was not finite at step {bad}. {kept}. Try a lower '
           '--config.optimizer.learning_rate, a smaller --config.optimizer.clip_norm or a '
           f'longer --config.optimizer.warmup_steps in a new --workdir{go_on}; look for '
