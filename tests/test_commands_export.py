@@ -151,7 +151,7 @@ def test_a_run_of_residuals_is_exported_evaluated_and_spoken(recordings, tmp_pat
 @pytest.mark.parametrize(('flags', 'reason'), [
     (['--mode=export'], '--output is not set'),
     (['--mode=synthesize', '--input=c', '--output=d', '--num_processes=2'],
-     '--num_processes is for --mode=train'),
+     '--num_processes belongs to --mode=train'),
     (['--mode=synthesize', '--workdir=a', '--model=b', '--input=c', '--output=d'],
      '--model and --workdir')])
 def test_wrong_flags_are_one_clear_error(flags, reason):

@@ -213,7 +213,7 @@ def test_audio_of_other_settings_is_neither_mixed_nor_lost(recordings, tmp_path)
 @pytest.mark.parametrize('overwrite', [False, True])
 def test_recordings_are_never_replaced_by_their_synthesis(recordings, overwrite):
   before = sounds(recordings)
-  with pytest.raises(InputError, match='itself would be written'):
+  with pytest.raises(InputError, match='would overwrite the input'):
     speak(recordings, recordings, overwrite=overwrite)
   assert sounds(recordings) == before
 

@@ -1,7 +1,7 @@
-"""Which values a configuration may have, asked for a purpose before anything is written.
+"""Checks a configuration for a purpose before anything is written.
 
-fields.py says what each field may be by itself; here is what fields must be to one
-another (`_JOINT`), and what a purpose needs besides (`_PURPOSES`).
+fields.py holds the rule of each field by itself. Here are the rules between fields
+(`_JOINT`) and those that one purpose adds (`_PURPOSES`).
 """
 
 import dataclasses
@@ -16,20 +16,20 @@ _KINDS = {bool: 'True or False', int: 'a whole number', float: 'a finite number'
 
 
 def check(config: Config, purpose: str = 'train') -> None:
-  """Raises InputError, naming every field whose value is of no use for the purpose.
+  """Raises InputError, naming every field whose value does not suit the purpose.
 
   Args:
     config: as the user gave it.
-    purpose: 'train', 'export' or what samples: 'cpu', 'persistent', 'native'.
+    purpose: 'train', 'export', or a way to sample: 'cpu', 'persistent', 'native'.
   """
   if wrong := problems(config, purpose):
     raise InputError('\n'.join(wrong))
 
 
 def problems(config: Config, purpose: str = 'train') -> list[str]:
-  """What `check` complains about, a line for each field."""
+  """The complaints of `check`, one line for each field."""
   wrong = _fields(config, 'config')
-  if not wrong:  # the others divide by what these allow
+  if not wrong:  # the rules below rely on these: some divide by a field
     rules = (*_JOINT, *_PURPOSES[purpose])
     wrong = [_message(f'config.{field}', found, expected) for rule in rules
              for holds, field, found, expected in rule(config) if not holds]
@@ -37,7 +37,7 @@ def problems(config: Config, purpose: str = 'train') -> list[str]:
 
 
 def check_temperatures(temperatures) -> tuple:
-  """The temperatures of the coarse and the fine byte, if there can be such.
+  """Returns the temperatures of the coarse and the fine byte if they are valid.
 
   Raises:
     InputError: naming the flag.
@@ -53,7 +53,7 @@ def _message(flag: str, found, expected: str) -> str:
 
 
 def _fields(config, where: str) -> list[str]:
-  """What the table says of each field of a section, or of all sections."""
+  """Complaints about the fields of a section and of the sections in it."""
   wrong = []
   for field in dataclasses.fields(config):
     value, name = getattr(config, field.name), f'{where}.{field.name}'
@@ -69,7 +69,7 @@ def _fields(config, where: str) -> list[str]:
 
 
 def _is_a(value, kind: type) -> bool:
-  """Whether a value is of a field's type: finite, and whole numbers also where that is float."""
+  """Whether a value has a field's type. Floats must be finite; whole numbers will do."""
   if isinstance(value, bool) or kind is bool:
     return isinstance(value, bool) and kind is bool
   if kind is float:
@@ -77,7 +77,7 @@ def _is_a(value, kind: type) -> bool:
   return isinstance(value, kind)
 
 
-# What fields must be to one another: (holds, field, found, expected)
+# Rules between fields: (holds, field, found, expected)
 
 
 def _mel(config: Config) -> list[tuple]:
@@ -192,7 +192,7 @@ def _fused_lanes(config: Config) -> list[tuple]:
        f'a number of frames of {hop} samples that model.lanes = {m.lanes} divides')]
 
 
-# What a purpose needs besides
+# Rules that a purpose adds
 
 
 def _export(config: Config) -> list[tuple]:

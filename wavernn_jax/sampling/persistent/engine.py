@@ -134,8 +134,8 @@ class Sampler(Engine):
           self._weights(batch), self._conditioning, pick(state), pick(mel_BxFxM), pick(keys_Bx2),
           self._temperatures, pick(forced_BxT), frames=frames, batch=batch))
     if any(bool(failed) for *_, failed in pieces):
-      raise RuntimeError('--engine=pallas: the multiprocessors lost one another; report it, and '
-                         'use --engine=scan.')
+      raise RuntimeError('--engine=pallas: the multiprocessors of the GPU got out of step; use '
+                         '--engine=scan, and report this.')
     pcm = np.concatenate([piece[0] for piece in pieces])[:batch]
     h = jnp.concatenate([piece[1] for piece in pieces])[:batch]
     after = {'h': h, 'pcm': pcm[:, -1:],
