@@ -134,6 +134,7 @@ class ModelConfig:
   compute_dtype: str = 'float32'  # or 'bfloat16': matmul inputs; float32 sums
   prediction: str = 'none'  # the paper; 'spectral': code the residual of models/prediction.py
   taps: int = 192  # D: last samples that a spectral prediction knows
+  taps_ahead: int = 48  # samples ahead that lanes know besides, where F allows
   lanes: int = 1  # S; subscale and fused only
   horizon: int = 0  # F: positions ahead that earlier lanes are seen
   context_layers: int = 6  # dilated layers after the first; subscale only, as all below

@@ -1,7 +1,7 @@
 """The models; what they have in common stands in system.py."""
 
 from wavernn_jax.config import Config
-from wavernn_jax.models import fused, subscale, wavenet, wavernn
+from wavernn_jax.models import fused, residual_lanes, subscale, wavenet, wavernn
 from wavernn_jax.models.system import System
 
 
@@ -9,4 +9,8 @@ def build(config: Config) -> System:
   """The model that a configuration describes."""
   kinds = {'wavernn': wavernn.WaveRNN, 'subscale': subscale.Subscale, 'fused': fused.Fused,
            'wavenet': wavenet.WaveNet}
-  return kinds[config.model.kind](config.model, config.mel)
+  kind = kinds[config.model.kind]
+  if config.model.prediction == 'spectral' and kind is subscale.Subscale:
+    # One lane is the plain model.
+    kind = wavernn.WaveRNN if config.model.lanes == 1 else residual_lanes.ResidualSubscale
+  return kind(config.model, config.mel)
