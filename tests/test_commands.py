@@ -138,7 +138,7 @@ def test_unwritable_output_is_an_error_before_any_work(run, tmp_path):
 def test_evaluating_a_folder_that_is_no_run_names_it(tmp_path):
   with pytest.raises(InputError, match='holds no run'):
     commands.evaluate(str(tmp_path))
-  with pytest.raises(InputError, match='--temperature_coarse, --temperature_fine: found'):
+  with pytest.raises(InputError, match='--temperature_coarse: found -1.0'):
     commands.synthesize(str(tmp_path), str(TEST), str(tmp_path / 'out'), (-1.0, 1.0))
 
 

@@ -13,13 +13,16 @@ from wavernn_jax.sampling import cpu, export, persistent, scan
 from wavernn_jax.sampling.persistent import chips, lanes
 from wavernn_jax.voice import Voice
 
+SPECTRAL = build(kind='wavernn', lanes=1, horizon=0, prediction='spectral', taps=6)
 PLAIN = ModelConfig(units=32, projection=16, channels=8, layers=2)
 
 
 @pytest.mark.parametrize('model', [
-    build(kind='wavernn', lanes=1, horizon=0), build(), build(lanes=2, horizon=0),
-    build_fused(), build_fused(lanes=4, horizon=0), build_wavenet()],
-    ids=['wavernn', 'subscale', 'subscale 2x0', 'fused', 'fused 4x0', 'wavenet'])
+    build(kind='wavernn', lanes=1, horizon=0), SPECTRAL, build(), build(lanes=2, horizon=0),
+    build_fused(), build_fused(lanes=4, horizon=0), build_wavenet(),
+    build_wavenet(prediction='spectral', taps=6)],
+    ids=['wavernn', 'spectral', 'subscale', 'subscale 2x0', 'fused', 'fused 4x0', 'wavenet',
+         'spectral wavenet'])
 def test_systems(model):
   contract.verify_system(model)
 
@@ -33,8 +36,8 @@ def scanned(model, block_frames):
 
 
 @pytest.mark.parametrize('model', [
-    build(kind='wavernn', lanes=1, horizon=0), build(), build_fused(), build_wavenet()],
-    ids=['wavernn', 'subscale', 'fused', 'wavenet'])
+    build(kind='wavernn', lanes=1, horizon=0), SPECTRAL, build(), build_fused(),
+    build_wavenet()], ids=['wavernn', 'spectral', 'subscale', 'fused', 'wavenet'])
 def test_scan(model):
   contract.verify_engine(scanned(model, 4), scanned(model, 2))
 

@@ -84,7 +84,7 @@ def test_the_bundled_export_can_be_gone_on_with():
   config.init_from = str(commands.PRETRAINED)
   state = start.first_state(config)
   kept = pruning.count_parameters(state['params'], state['masks'])
-  assert kept == export.read(commands.PRETRAINED).parameters
+  assert kept == export.read(commands.PRETRAINED).packed.parameters
 
 
 def broken(sources):

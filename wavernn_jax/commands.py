@@ -102,6 +102,7 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str =
     Of a run also written to RUN/evaluation_SPLIT.json, there with the nats of
     each utterance as `by_utterance`.
   """
+  rules.check_temperatures(temperatures)
   voice = _voice(workdir, model)
   config = voice.config
   config.data.dir = data_dir or config.data.dir
@@ -111,8 +112,7 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str =
   if engine == 'cpu' and not model:
     raise InputError('--engine=cpu evaluates exports; write one with --mode=export and give it '
                      'as --model.')
-  runs_on = sampling.open(voice, engine, rules.check_temperatures(temperatures),
-                          batch=config.evaluation.batch)
+  runs_on = sampling.open(voice, engine, temperatures, batch=config.evaluation.batch)
   paths = corpus.split_files(config.data)
   held_out = corpus.load_utterances(paths[split], config.data, config.mel,
                                     audio.edge_padding(config.mel) + 1)

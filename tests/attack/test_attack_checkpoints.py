@@ -62,7 +62,7 @@ def test_checkpoints(run, tmp_path, tiny_config, count):
   """What is loaded is, bit for bit, what was saved at a step; no damage goes unnoticed."""
   tally, damaged = attacks.Tally('checkpoints'), tmp_path / 'damaged'
   known = [state_at(tiny_config, step)['ema'] for step in STEPS]
-  assert equal(checkpoints.load_weights(run), known[-1])
+  assert equal(checkpoints.load(run).params, known[-1])
   like = step_lib.initial_state(models.build(tiny_config).init(0), tiny_config)
   for number, rng in attacks.seeded(count):
     shutil.copytree(run, damaged)
@@ -72,7 +72,7 @@ def test_checkpoints(run, tmp_path, tiny_config, count):
 
     def load(number=number):
       if number % 2:
-        return checkpoints.load_weights(damaged)
+        return checkpoints.load(damaged).params
       saved = checkpoints.Checkpoints(damaged)
       try:
         found = saved.resume(like)
