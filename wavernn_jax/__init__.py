@@ -3,5 +3,6 @@
 import os
 
 # Of many small matrices, which a prediction solves (models/prediction.py), the threads of
-# LAPACK only wait for each other: 40 times the work on a busy machine. Set before it is loaded.
+# LAPACK wait for each other: on a busy machine 0.9 s instead of 0.03 s of processor time an
+# update of 16 lanes. Set before it is loaded.
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')

@@ -60,6 +60,7 @@ class LaneHearing:
 
   config: ModelConfig
   mel: MelConfig
+  beside: int = 0  # positions to both sides of a block's that `sequence` gives, too
 
   @property
   def lanes(self) -> int:
@@ -106,14 +107,15 @@ class LaneHearing:
   # How far it reaches, in positions
 
   @property
-  def _heard_around(self) -> tuple[int, int]:
-    """Positions before and after its own whose residuals are heard."""
-    return self._positions(self.neighbours[0])
+  def _residuals_around(self) -> tuple[int, int]:
+    """Positions before and after a block's whose residuals are heard."""
+    before, after = self._positions(self.neighbours[0])
+    return before + self.beside, after + self.beside
 
   @property
   def around(self) -> tuple[int, int]:
-    """Positions before and after its own on whose samples one depends."""
-    before, after = self._heard_around
+    """Positions before and after a block's on whose samples `sequence` depends."""
+    before, after = self._residuals_around
     reach = self._positions(self.known[0])
     return before + reach[0], after + reach[1]
 
@@ -124,7 +126,7 @@ class LaneHearing:
   @functools.cached_property
   def _own_margin(self) -> int:
     """Frames to each side of a block's that the predictions take."""
-    before, after = self.lanes * np.array(self._heard_around)
+    before, after = self.lanes * np.array(self._residuals_around)
     first = prediction.nearest_frame(-before, self.mel)
     last = prediction.nearest_frame(self.lanes + after, self.mel)
     return int(max(1 - first, 1 + last))  # one more before: `outlast`
@@ -141,29 +143,30 @@ class LaneHearing:
   # Teacher forcing
 
   def sequence(self, pcm_BxN, mel_BxFxM, positions: int) -> Heard:
-    """Of so many positions.
+    """Of a block's positions and those `beside` it.
 
     Args:
-      pcm_BxN: samples of the positions and of those `around` them.
-      mel_BxFxM: frames from `margin` before the one at the first sample on.
-      positions: I.
+      pcm_BxN: samples of the block's positions and of those `around` them.
+      mel_BxFxM: frames from `margin` before the one at the block's first sample on.
+      positions: of the block.
     """
-    before, after = self._heard_around
+    before, after = self._residuals_around
     row_NxS = self.rows(np.arange(-before, positions + after)[:, None])
     filters = self.filters(mel_BxFxM)
     predicted_TxB, x_TxB, scale_TxB = self._residuals(
         pcm_BxN, filters, row_NxS.ravel(), self.lanes * (self.around[0] - before))
     z_TxB = hearing.over_scale(x_TxB, scale_TxB)
 
-    def own(a_TxB, first):
-      """Of each position and lane the element as many after its own."""
-      samples = a_TxB[first:first + self.lanes * positions]
-      return samples.reshape(positions, self.lanes, -1)
-    first = self.lanes * before
-    z_IxSxBxJ = jnp.stack([own(z_TxB, first + d) for d in self.neighbours[0]], axis=-1)
-    predicted, x, scale = (own(a, first) for a in (predicted_TxB, x_TxB, scale_TxB))
-    inputs = self._inputs(z_IxSxBxJ, own(pcm_BxN.T, self.lanes * (self.around[0] - 1)), predicted,
-                          filters.level[row_NxS[before:before + positions]])
+    given = positions + 2 * self.beside
+
+    def folded(a_TxB, first):
+      return a_TxB[first:first + self.lanes * given].reshape(given, self.lanes, -1)
+    first = self.lanes * (before - self.beside)
+    z_IxSxBxJ = jnp.stack([folded(z_TxB, first + d) for d in self.neighbours[0]], axis=-1)
+    predicted, x, scale = (folded(a, first) for a in (predicted_TxB, x_TxB, scale_TxB))
+    last_IxSxB = folded(pcm_BxN.T, self.lanes * (self.around[0] - self.beside - 1))
+    at_IxS = row_NxS[before - self.beside:][:given]
+    inputs = self._inputs(z_IxSxBxJ, last_IxSxB, predicted, filters.level[at_IxS])
     return Heard(inputs, x, scale)
 
   def _residuals(self, pcm_BxN, filters: prediction.Filter, row_T, first: int):
