@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import random_models
 
+from experiments.configs import pretrained
 from wavernn_jax import check, commands, config as config_lib, pruning
 from wavernn_jax.config import PruningConfig
 from wavernn_jax.errors import InputError
@@ -82,6 +83,7 @@ def test_matrices_that_lose_their_sparsity_are_named(sparse_config, exported):
 def test_the_bundled_export_can_be_gone_on_with():
   config = copy.deepcopy(export.read(commands.PRETRAINED).config)
   config.init_from = str(commands.PRETRAINED)
+  config.pruning = pretrained.get_config().pruning
   state = start.first_state(config)
   kept = pruning.count_parameters(state['params'], state['masks'])
   assert kept == export.read(commands.PRETRAINED).packed.parameters

@@ -134,6 +134,7 @@ class ModelConfig:
   compute_dtype: str = 'float32'  # or 'bfloat16': matmul inputs; float32 sums
   prediction: str = 'none'  # the paper; 'spectral': code the residual of models/prediction.py
   taps: int = 192  # D: past samples that a spectral prediction uses
+  taps_ahead: int = 48  # samples ahead that lanes know besides, where F allows
   reset_bias: bool = False  # b in e = tanh(r ∘ (R_e h + b) + x_e), which other GRUs have
   lanes: int = 1  # S; subscale and fused only
   horizon: int = 0  # F of §4: how many positions ahead a lane sees the lanes before it

@@ -61,6 +61,7 @@ RULES = {
     'model.compute_dtype': one_of('float32', 'bfloat16'),
     'model.prediction': one_of('none', 'spectral'),
     'model.taps': between(1, 4_096),
+    'model.taps_ahead': between(0, 4_096),
     'model.reset_bias': SWITCH,
     'model.lanes': between(1, 256),
     'model.horizon': between(0, 65_536),

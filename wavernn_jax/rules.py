@@ -115,12 +115,17 @@ def _prediction(config: Config) -> list[tuple]:
   if m.prediction != 'spectral':
     return []
   longest = config.mel.n_fft // 2
+  whole = m.taps + (m.taps_ahead + 2 * m.lanes - 2 if m.lanes > 1 else 0)
   return [
-      (m.taps <= longest, 'model.taps', m.taps,
-       f'at most {longest}: a spectrum of mel.n_fft = {config.mel.n_fft} says no more'),
-      (not config.train.input_noise, 'train.input_noise', config.train.input_noise,
+      (whole <= longest, 'model.taps', m.taps,
+       f'at most {longest - whole + m.taps}: a spectrum of mel.n_fft = {config.mel.n_fft} says '
+       'no more'),
+      (m.taps >= m.lanes, 'model.taps', m.taps,
+       f'at least model.lanes = {m.lanes}: every lane knows its own last sample'),
+      (m.kind == 'wavenet' or not config.train.input_noise, 'train.input_noise',
+       config.train.input_noise,
        "0 with model.prediction = 'spectral', which hears no bytes"),
-      (m.kernel > 1, 'model.kernel', m.kernel,
+      (m.kernel > 1 or m.lanes > 1, 'model.kernel', m.kernel,
        "3 or more with model.prediction = 'spectral', which takes the frame before, too")]
 
 
@@ -157,21 +162,34 @@ def _lanes(config: Config) -> list[tuple]:
 
 def _subscale_lanes(config: Config) -> list[tuple]:
   m, t = config.model, config.train
+  return [
+      (t.crop % m.lanes == 0, 'train.crop', t.crop, f'a multiple of model.lanes = {m.lanes}'),
+      (m.lanes == 1 or m.horizon < t.crop // m.lanes, 'model.horizon', m.horizon,
+       f'less than the {t.crop // m.lanes} positions that train.crop = {t.crop} gives each of '
+       f'{m.lanes} lanes; give longer crops'),
+      *([_block_of_lanes(config)] if m.prediction == 'spectral' else _context(config))]
+
+
+def _context(config: Config) -> list[tuple]:
+  """Rules for the context network of a subscale model."""
+  m = config.model
   # Doubling dilations, the last of which reaches furthest: models/context.py.
   reach = m.context_kernel // 2 + 2**m.context_layers - 1
   block, step = config.evaluation.block_frames * config.mel.hop, m.lanes * m.context_block
   return [
-      (t.crop % m.lanes == 0, 'train.crop', t.crop, f'a multiple of model.lanes = {m.lanes}'),
       (m.horizon <= reach, 'model.horizon', m.horizon,
        f'at most {reach}, the reach of context_layers = {m.context_layers} and '
        f'context_kernel = {m.context_kernel}; give more layers'),
-      (m.lanes == 1 or m.horizon < t.crop // m.lanes, 'model.horizon', m.horizon,
-       f'less than the {t.crop // m.lanes} positions that train.crop = {t.crop} gives each of '
-       f'{m.lanes} lanes; give longer crops'),
       (block % step == 0, 'model.context_block', m.context_block,
        f'a number that, times model.lanes = {m.lanes}, divides the {block} samples of '
        f'evaluation.block_frames = {config.evaluation.block_frames} of mel.hop = '
        f'{config.mel.hop}')]
+
+
+def _block_of_lanes(config: Config) -> tuple:
+  frames, hop, lanes = config.evaluation.block_frames, config.mel.hop, config.model.lanes
+  return (frames * hop % lanes == 0, 'evaluation.block_frames', frames,
+          f'a number of frames of {hop} samples that model.lanes = {lanes} divides')
 
 
 def _fused_lanes(config: Config) -> list[tuple]:
@@ -179,7 +197,7 @@ def _fused_lanes(config: Config) -> list[tuple]:
   m, t, hop = config.model, config.train, config.mel.hop
   if m.lanes not in (1, 2, 4, 8, 16):
     return [(False, 'model.lanes', m.lanes, 'a power of two in 1..16 for a fused model')]
-  apart, block = m.lanes * (m.lanes - 1), config.evaluation.block_frames * hop
+  apart = m.lanes * (m.lanes - 1)
   return [
       (m.units % (4 * m.lanes) == 0, 'model.units', m.units,
        f'a multiple of {4 * m.lanes}: four nibbles of {m.lanes} lanes have as many units each'),
@@ -188,8 +206,7 @@ def _fused_lanes(config: Config) -> list[tuple]:
        f'at most {hop // 2 // max(1, apart) - 1}: the first of {m.lanes} lanes is lanes · '
        f'(lanes − 1) · (horizon + 1) samples ahead, which mel.hop = {hop} lets be {hop // 2}'),
       (t.crop % m.lanes == 0, 'train.crop', t.crop, f'a multiple of model.lanes = {m.lanes}'),
-      (block % m.lanes == 0, 'evaluation.block_frames', config.evaluation.block_frames,
-       f'a number of frames of {hop} samples that model.lanes = {m.lanes} divides')]
+      _block_of_lanes(config)]
 
 
 # Rules that a purpose adds
