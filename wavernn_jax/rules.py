@@ -240,10 +240,14 @@ def _cpu(config: Config) -> list[tuple]:
 
 
 def _persistent(config: Config) -> list[tuple]:
-  kind, bias = config.model.kind, config.model.reset_bias
-  return [(kind in ('wavernn', 'subscale'), 'model.kind', kind,
-           "'wavernn' or 'subscale' for --engine=pallas; use --engine=scan"),
-          (not bias, 'model.reset_bias', bias, 'False for --engine=pallas; use --engine=scan')]
+  m = config.model
+  return [
+      (m.kind in ('wavernn', 'subscale'), 'model.kind', m.kind,
+       "'wavernn' or 'subscale' for --engine=pallas; use --engine=scan"),
+      (m.kind != 'subscale' or m.prediction == 'none', 'model.prediction', m.prediction,
+       "'none' for a subscale model with --engine=pallas; use --engine=scan"),
+      (not m.reset_bias, 'model.reset_bias', m.reset_bias,
+       'False for --engine=pallas; use --engine=scan')]
 
 
 _JOINT = (_mel, _train, _pruning, _prediction, _gru, _wavenet, _lanes)
