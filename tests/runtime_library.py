@@ -15,11 +15,12 @@ from wavernn_jax.sampling.engine import Engine
 
 SOURCE = pathlib.Path(__file__).parents[1] / 'runtime'
 WARNINGS = '-Wall', '-Wextra', '-Werror'
-SANITIZERS = ('-O1', '-g', '-fsanitize=address,undefined,float-cast-overflow',
+SANITIZERS = ('-g', '-fsanitize=address,undefined,float-cast-overflow',
               '-fno-sanitize-recover=all')
 CROSS = 'aarch64-linux-gnu-gcc'
 EMULATOR = 'qemu-aarch64'
-SYMBOLS = 'open_buffer', 'stream_new'  # that return an error code
+COUNTED = '-DCOUNT_ALLOCATIONS', *(
+    f'-Wl,--wrap={name}' for name in ('malloc', 'calloc', 'realloc', 'aligned_alloc'))
 _FOLDER = tempfile.TemporaryDirectory()
 
 
@@ -51,7 +52,7 @@ def library(compiler: str = 'gcc', *options: str) -> ctypes.CDLL:
   return found
 
 
-class RuntimeError_(Exception):
+class VoiceError(Exception):
   """An error code of the library, and what it says."""
 
   def __init__(self, code: int, message: str):
@@ -68,7 +69,7 @@ class Voice:
     code = found.wavernn_open_buffer(self._data, ctypes.c_size_t(len(data)),
                                      ctypes.byref(self.handle), message)
     if code:
-      raise RuntimeError_(code, message.value.decode())
+      raise VoiceError(code, message.value.decode())
     if kernel and not found.wavernn_use_kernel(self.handle, kernel.encode()):
       raise ValueError(f'{kernel}: not on this processor')
     self.info = found.wavernn_describe(self.handle)
@@ -152,3 +153,33 @@ class Sampler(Engine):
       assert stream.push(new_FxM) == len(new_FxM)
       streams.append(stream)
     return streams
+
+
+class Program:
+  """runtime/test/check.c, perhaps under an emulator."""
+
+  def __init__(self, compiler: str, *options: str, emulator: tuple[str, ...] = ()):
+    self._command = [*emulator, str(build(compiler, *options, program=True))]
+
+  def run(self, *arguments) -> str:
+    return subprocess.run([*self._command, *map(str, arguments)], check=True, text=True,
+                          capture_output=True).stdout
+
+  def say(self, data: bytes, mel_FxM, seed=0, utterance=0, temperature=1.0, kernel='-'):
+    """Samples, and what the program printed."""
+    return self._run('say', data, mel_FxM, np.int16, kernel, seed, utterance, temperature)
+
+  def score(self, data: bytes, mel_FxM, pcm, kernel='-'):
+    """Nats [T, 2], and what the program printed."""
+    with tempfile.NamedTemporaryFile() as file:
+      pathlib.Path(file.name).write_bytes(np.asarray(pcm, np.int16).tobytes())
+      nats, printed = self._run('score', data, mel_FxM, np.float32, kernel, file.name)
+    return nats.reshape(-1, 2), printed
+
+  def _run(self, what: str, data: bytes, mel_FxM, dtype, kernel: str, *arguments):
+    with tempfile.TemporaryDirectory() as folder:
+      voice, mels, out = (pathlib.Path(folder) / name for name in ('voice', 'mels', 'out'))
+      voice.write_bytes(data)
+      mels.write_bytes(np.asarray(mel_FxM, np.float32).tobytes())
+      printed = self.run(what, voice, mels, out, kernel, *arguments)
+      return np.fromfile(out, dtype), printed

@@ -13,6 +13,24 @@
 
 #include "internal.h"
 
+static size_t allocations;
+
+#ifdef COUNT_ALLOCATIONS /* with the linker's --wrap */
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t count, size_t size);
+void *__real_realloc(void *old, size_t size);
+void *__real_aligned_alloc(size_t alignment, size_t size);
+
+void *__wrap_malloc(size_t size) { return allocations++, __real_malloc(size); }
+void *__wrap_calloc(size_t count, size_t size) {
+  return allocations++, __real_calloc(count, size);
+}
+void *__wrap_realloc(void *old, size_t size) { return allocations++, __real_realloc(old, size); }
+void *__wrap_aligned_alloc(size_t alignment, size_t size) {
+  return allocations++, __real_aligned_alloc(alignment, size);
+}
+#endif
+
 static void *read_whole(const char *path, size_t *size) {
   FILE *file = fopen(path, "rb");
   if (!file || fseek(file, 0, SEEK_END)) exit(2);
@@ -53,6 +71,7 @@ static int run(char **argv, bool score) {
     wavernn_reset(stream, (uint32_t)atol(argv[6]), (uint32_t)atol(argv[7]));
     if (wavernn_temperatures(stream, temperature, temperature)) return 2;
   }
+  size_t before = allocations;
   do {
     at += wavernn_push(stream, mel + at * (size_t)info.bands, frames - at);
     if (at == frames) wavernn_end(stream);
@@ -61,12 +80,12 @@ static int run(char **argv, bool score) {
                  : wavernn_pull(stream, pcm + done, piece);
     done += made;
   } while (made || at < frames);
+  before = allocations - before;
   FILE *out = fopen(argv[4], "wb");
   if (score) fwrite(nats, sizeof *nats, done, out);
   else fwrite(pcm, sizeof *pcm, done, out);
   fclose(out);
-  printf("%s %zu %zu\n", wavernn_kernel(voice), wavernn_stream_bytes(voice),
-         wavernn_voice_bytes(voice));
+  printf("%s %zu allocations, of %zu in all\n", wavernn_kernel(voice), before, allocations);
   free(mel);
   free(pcm);
   free(nats);

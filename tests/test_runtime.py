@@ -1,0 +1,304 @@
+"""The C library of runtime/ against the scan sampler of the same files."""
+
+import concurrent.futures
+import ctypes
+import functools
+import platform
+import shutil
+import subprocess
+
+import contract
+import numpy as np
+import pytest
+import random_models
+import runtime_library
+from runtime_library import Program, Sampler, Stream, Voice, VoiceError, library
+import soundfile
+
+from wavernn_jax import draw, models
+from wavernn_jax.config import Config, EvaluationConfig, MelConfig, ModelConfig, PruningConfig
+from wavernn_jax.sampling import export as export_lib, export_format, scan, stream
+
+if not shutil.which('gcc'):
+  pytest.skip('gcc is not installed', allow_module_level=True)
+COMPILERS = [c for c in ('gcc', 'clang') if shutil.which(c)]
+KERNELS = ['portable', 'avx2', 'avx512'] if platform.machine() == 'x86_64' else ['neon', 'neon-dot']
+SPECTRAL = (('prediction', 'spectral'), ('taps', 6))
+# Nats: int8 rounds activations to 15 bits.
+PACKINGS = [(weights, block, 1e-3 if weights == 'int8' else 1e-4)
+            for weights in ('float32', 'bfloat16', 'int8') for block in ((16, 1), (4, 4))]
+PACKING = pytest.mark.parametrize(('weights', 'block', 'nats'), PACKINGS)
+FRAMES = 9
+
+
+@functools.cache
+def packed(weights='float32', block=(16, 1), fields=(), mel=()):
+  """A random model of half its blocks."""
+  config = Config(
+      model=ModelConfig(**{'units': 32, 'projection': 16, 'channels': 8, 'layers': 2}
+                        | dict(fields)),
+      mel=MelConfig(**(vars(random_models.MEL) | dict(mel))),
+      evaluation=EvaluationConfig(block_frames=4),
+      pruning=PruningConfig(recurrent=0.5, hidden=0.5, output=0.5, block_outputs=block[0],
+                            block_inputs=block[1], start=0, steps=1))
+  return export_lib.pack(*random_models.pruned_run(config), config, weights)
+
+
+@functools.cache
+def data(*key) -> bytes:
+  return export_lib.to_bytes(packed(*key))
+
+
+@functools.cache
+def reference(key, temperatures=(1.0, 1.0)):
+  """The scan sampler of the weights in a file."""
+  export = packed(*key)
+  return scan.Sampler(models.build(export.config), export.params(), temperatures, 4)
+
+
+def mel_of(export, frames=FRAMES):
+  return random_models.log_mel(export.config.mel, frames)
+
+
+def said(voice: Voice, mel_FxM, seed=0, utterance=0) -> np.ndarray:
+  """The samples of an utterance whose frames go in as they are taken."""
+  speaker, made = Stream(voice), []
+  speaker.reset(seed, utterance)
+  while len(mel_FxM):
+    mel_FxM = mel_FxM[speaker.push(mel_FxM):]
+    made.append(speaker.pull(10_000))
+  speaker.end()
+  return np.concatenate([*made, speaker.pull(10_000)])
+
+
+@PACKING
+def test_it_is_an_engine(weights, block, nats):
+  key = weights, block
+  contract.verify_engine(lambda t: Sampler(packed(*key), t),
+                         lambda t: reference(key, t), nats=nats)
+
+
+@pytest.mark.parametrize(('fields', 'mel'), [
+    (SPECTRAL, ()), ((('reset_bias', True),), ()), (SPECTRAL, (('center', False),)),
+    (SPECTRAL, (('log', '10'), ('power', 2.0), ('mel_scale', 'htk'), ('mel_norm', 'none'))),
+    ((('layers', 1), ('kernel', 5), ('units', 64)), (('center', False), ('hop', 6)))],
+    ids=['spectral', 'reset bias', 'spectral, not centred', 'spectral, decimal', 'other sizes'])
+def test_every_model_is_an_engine(fields, mel):
+  key = 'bfloat16', (16, 1), fields, mel
+  contract.verify_engine(lambda t: Sampler(packed(*key), t), lambda t: reference(key, t))
+
+
+@PACKING
+@pytest.mark.parametrize('kernel', KERNELS)
+def test_every_set_of_kernels_gives_the_same_samples(kernel, weights, block, nats):
+  del nats
+  export = packed(weights, block, SPECTRAL)
+  best = Voice(data(weights, block, SPECTRAL), library())
+  try:
+    other = Voice(data(weights, block, SPECTRAL), library(), kernel)
+  except ValueError as error:
+    pytest.skip(str(error))
+  assert other.kernel == kernel
+  pcm = said(best, mel_of(export))
+  np.testing.assert_array_equal(said(other, mel_of(export)), pcm)
+  assert len(np.unique(pcm)) > len(pcm) / 2
+
+
+@pytest.mark.parametrize('fields', [(), (('prediction', 'spectral'), ('taps', 192))])
+def test_one_second_is_that_of_the_scan_sampler(fields):
+  """At this seed: about one draw in 50,000 is decided by the rounding of float32."""
+  config = Config(model=ModelConfig(units=64, projection=32, channels=16, layers=2,
+                                    **dict(fields)))
+  export = export_lib.pack(*random_models.pruned_run(config), config, 'float32')
+  mels, keys = [random_models.log_mel(config.mel, 80)], draw.keys(0, [1])
+  expected = stream.batch(scan.Sampler(models.build(config), export.params()), mels, keys)[0]
+  found = said(Voice(export_lib.to_bytes(export), library()), mels[0], 0, 1)
+  assert len(found) == config.mel.sample_rate
+  np.testing.assert_array_equal(found, expected)
+
+
+def programs():
+  """Programs of every compiler, with sanitisers, and for the other processor."""
+  found = [pytest.param(c, options, (), id=f'{c} {name}') for c in COMPILERS
+           for name, options in (('O3', ('-O3',)), ('sanitised', (
+               # clang takes minutes to optimise what it has instrumented.
+               '-O0' if c == 'clang' else '-O1', *runtime_library.SANITIZERS)))]
+  missing = [p for p in (runtime_library.CROSS, runtime_library.EMULATOR) if not shutil.which(p)]
+  marks = pytest.mark.skipif(bool(missing), reason=f'not installed: {" ".join(missing)}')
+  return found + [pytest.param(
+      runtime_library.CROSS, ('-static',), (runtime_library.EMULATOR,), marks=marks,
+      id='aarch64')]
+
+
+@pytest.mark.parametrize(('compiler', 'options', 'emulator'), programs())
+def test_every_compiler_and_processor_gives_the_same(compiler, options, emulator):
+  """Samples, of every packing those of the scan sampler, and nats."""
+  program = Program(compiler, *options, emulator=emulator)
+  kernels = ['neon', 'neon-dot'] if emulator else ['portable', '-']
+  for i, (weights, block, nats) in enumerate(PACKINGS):
+    key = weights, block, () if i % 2 else SPECTRAL
+    mel = mel_of(packed(*key))
+    expected = stream.batch(reference(key), [mel], draw.keys(5, [7]))[0]
+    pcm = np.random.default_rng(1).integers(-2**15, 2**15, len(expected)).astype(np.int16)
+    for kernel in kernels:
+      found, printed = program.say(data(*key), mel, 5, 7, 1.0, kernel)
+      assert kernel in ('-', printed.split()[0])
+      np.testing.assert_array_equal(found, expected)
+      scores, _ = program.score(data(*key), mel, pcm, kernel)
+      assert scores.min() > 0 and scores.mean() > 3
+      np.testing.assert_allclose(scores, scored(key, mel, pcm), rtol=nats, atol=nats)
+
+
+def scored(key, mel_FxM, pcm) -> np.ndarray:
+  """Nats of the library in this process, which `verify_engine` compares with the model's."""
+  speaker = Stream(Voice(data(*key), library()))
+  assert speaker.push(mel_FxM) == len(mel_FxM)
+  speaker.end()
+  return speaker.score(pcm)
+
+
+def test_nothing_is_allocated_after_a_stream_is_made():
+  program = Program('gcc', *runtime_library.COUNTED)
+  _, printed = program.say(data('int8', (4, 4), SPECTRAL), mel_of(packed()))
+  during, total = (int(word) for word in printed.split() if word.isdigit())
+  assert during == 0 and total >= 4
+
+
+def test_streams_of_one_voice_on_threads():
+  export = packed('int8', (4, 4), SPECTRAL)
+  voice, mel = Voice(data('int8', (4, 4), SPECTRAL), library()), mel_of(export, 400)
+  alone = [said(voice, mel, 1, utterance) for utterance in range(4)]
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    together = list(pool.map(lambda u: said(voice, mel, 1, u), range(4)))
+  contract.assert_same(together, alone)
+  assert (alone[0] != alone[1]).mean() > 0.5
+
+
+def test_the_first_sample_comes_after_as_many_frames_as_it_says():
+  for center in (True, False):
+    key = 'float32', (16, 1), SPECTRAL, (('center', center),)
+    voice, mel = Voice(data(*key), library()), mel_of(packed(*key))
+    speaker = Stream(voice)
+    assert voice.info.ahead == 4 - (not center) and voice.info.hop == 4
+    assert speaker.push(mel[:voice.info.ahead - 1]) and not len(speaker.pull(1))
+    assert speaker.push(mel[voice.info.ahead - 1:voice.info.ahead]) and len(speaker.pull(1))
+
+
+def test_a_stream_takes_no_more_than_it_can_hold_and_no_frame_that_is_none():
+  voice, mel = Voice(data(), library()), mel_of(packed(), 50)
+  speaker = Stream(voice)
+  mel[3, 1] = np.nan
+  assert speaker.push(mel) == 3 and speaker.push(mel[3:]) == 0
+  mel[3, 1] = 0
+  assert 0 < speaker.push(mel[3:]) < 47 and speaker.push(mel) == 0
+  assert len(speaker.pull(10_000)) and speaker.push(mel) > 0
+  speaker.end()
+  assert speaker.push(mel) == 0
+  for wrong in (-1, 101, np.nan):
+    assert library().wavernn_temperatures(
+        speaker.handle, ctypes.c_float(wrong), ctypes.c_float(1)) == 7
+
+
+def changed(**fields) -> bytes:
+  """A file whose header has other fields."""
+  header, tensors = export_format.from_bytes(data())
+  arrays = {name: np.frombuffer(t['data'], {'F32': np.float32, 'U16': np.uint16,
+                                            'U32': np.uint32}[t['dtype']]).reshape(t['shape'])
+            for name, t in tensors.items() if not name.startswith(export_format.PADDING)}
+  return export_format.to_bytes({**header, **fields}, arrays)
+
+
+@pytest.mark.parametrize(('file', 'code', 'message'), [
+    (lambda: changed(version=2), 5, 'found format version 2, expected 3; export it again'),
+    (lambda: changed(version=4), 5, 'found format version 4, expected 3.*update this library'),
+    (lambda: changed(format='other'), 3, 'no format "wavernn-jax"'),
+    (lambda: changed(weights='float16'), 6, r'weights: expected float32\|bfloat16\|int8'),
+    (lambda: changed(block=[8, 2]), 6, r'block: expected \[16, 1\] or \[4, 4\]'),
+    (lambda: changed(model={**vars(packed().config.model), 'kind': 'subscale'}), 6,
+     'kind: expected wavernn'),
+    (lambda: changed(model={**vars(packed().config.model), 'units': 64}), 3,
+     'tensor conditioning.gates.bias is of another type or shape'),
+    (lambda: changed(mel={}), 3, 'mel: lacks the field sample_rate'),
+    (lambda: data()[:-1], 3, 'type, shape and place disagree'),
+    (lambda: data()[:100], 3, 'cut short'), (lambda: b'', 3, 'found 0 bytes'),
+    (lambda: data()[:-70] + b'\1' + data()[-69:], 4, 'its checksum is of other contents')])
+def test_files_that_are_none_have_an_error_that_says_why(file, code, message):
+  with pytest.raises(VoiceError, match=message) as caught:
+    Voice(file(), library())
+  assert caught.value.code == code
+  assert library().wavernn_error_text(code) != library().wavernn_error_text(0)
+
+
+def test_a_file_that_has_more_is_read():
+  """Fields and tensors that it does not know."""
+  export = packed()
+  voice = Voice(changed(extra=[{'a': [None, True, -1.5e3, '\u00e9"\\']}]), library())
+  np.testing.assert_array_equal(said(voice, mel_of(export)),
+                                said(Voice(data(), library()), mel_of(export)))
+
+
+def attack(tmp_path, count: int, seed: int) -> None:
+  """Mutated files under sanitisers: each gives an error with a message, or speaks."""
+  program = Program('gcc', '-O1', *runtime_library.SANITIZERS)
+  files = [('float32', (16, 1), ()), ('int8', (4, 4), SPECTRAL), ('bfloat16', (4, 4), ()),
+           ('int8', (16, 1), ())]
+  for key in files:
+    path = tmp_path / 'voice'
+    path.write_bytes(data(*key))
+    *codes, spoke = map(int, program.run('attack', path, count // len(files), seed).split())
+    assert sum(codes) == count // len(files) and codes[1] == codes[2] == codes[7] == 0
+    assert spoke == codes[0] > count / len(files) / 10  # what is mutated may not matter
+    assert codes[3] > count / len(files) / 4 and codes[4] > 0
+
+
+def test_mutated_files(tmp_path):
+  attack(tmp_path, 1_000, 1)
+
+
+@pytest.mark.slow
+def test_100000_mutated_files(tmp_path):
+  attack(tmp_path, 100_000, 2)
+
+
+def test_the_code_is_small_and_so_is_its_memory():
+  """Less than 100 kB of code, for all processors; 1 MB beside the file of a large voice."""
+  sizes = subprocess.run(['size', '-A', str(runtime_library.build('gcc', '-O3'))], check=True,
+                         capture_output=True, text=True).stdout
+  text = {line.split()[0]: int(line.split()[1]) for line in sizes.splitlines()
+          if line.startswith('.')}
+  assert 10_000 < text['.text'] < 100_000
+  config = Config(model=ModelConfig(units=1024, projection=512, prediction='spectral'),
+                  pruning=PruningConfig(recurrent=0.5, start=0, steps=1))
+  export = export_lib.pack(*random_models.pruned_run(config), config, 'int8')
+  voice = Voice(export_lib.to_bytes(export), library())
+  stream_bytes, voice_bytes = library().wavernn_stream_bytes(voice.handle), library(
+      ).wavernn_voice_bytes(voice.handle)
+  assert 4 * 1024 < stream_bytes and stream_bytes + voice_bytes < 1_000_000
+
+
+@pytest.mark.parametrize('how', ['cc', 'cmake'])
+def test_the_example_speaks(how, tmp_path):
+  """As the README builds it."""
+  if not shutil.which(how):
+    pytest.skip(f'{how} is not installed')
+  source = runtime_library.SOURCE
+  if how == 'cmake':
+    subprocess.run(['cmake', '-S', source, '-B', tmp_path], check=True, capture_output=True)
+    subprocess.run(['cmake', '--build', tmp_path], check=True, capture_output=True)
+  else:
+    line = next(line for line in (source / 'README.md').read_text().splitlines()
+                if line.strip().startswith('cc '))
+    subprocess.run(line.replace('wavernn_say.c', f'wavernn_say.c -o {tmp_path}/wavernn_say', 1)
+                   .replace('-o wavernn_say ', '').strip(), shell=True, cwd=source, check=True)
+  mel, key = mel_of(packed(), 40), ('bfloat16', (16, 1), SPECTRAL)
+  (tmp_path / 'voice').write_bytes(data(*key))
+  np.save(tmp_path / 'mel.npy', mel)
+  say = [tmp_path / 'wavernn_say', tmp_path / 'voice', tmp_path / 'mel.npy', tmp_path / 'out.wav']
+  printed = subprocess.run([*say, '3'], check=True, capture_output=True, text=True).stdout
+  assert '0.20 s' in printed
+  pcm, rate = soundfile.read(tmp_path / 'out.wav', dtype='int16')
+  assert rate == packed().config.mel.sample_rate
+  np.testing.assert_array_equal(pcm, said(Voice(data(*key), library()), mel, 3))
+  np.save(tmp_path / 'mel.npy', mel[:, 1:])
+  wrong = subprocess.run(say, capture_output=True, text=True, check=False)
+  assert wrong.returncode == 1 and 'expected float32 [frames, bands]' in wrong.stderr
