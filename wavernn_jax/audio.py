@@ -237,12 +237,12 @@ def log_mel(window_BxN, mel: MelConfig):
     window_BxN = window_BxN.astype(jnp.float32) / _FULL_SCALE
   frames_BxFxW = _frames(window_BxN, mel) * hann(mel.window).astype(np.float32)
   # The window's place inside n_fft changes phases only.
-  stft_BxFxK = jnp.fft.rfft(frames_BxFxW, mel.n_fft)
-  power_BxFxK = stft_BxFxK.real**2 + stft_BxFxK.imag**2 + mel.power_floor
-  spectrum_BxFxK = (
-      jnp.sqrt(power_BxFxK) if mel.power == 1 else power_BxFxK ** (mel.power / 2))
+  stft_BxFxX = jnp.fft.rfft(frames_BxFxW, mel.n_fft)
+  power_BxFxX = stft_BxFxX.real**2 + stft_BxFxX.imag**2 + mel.power_floor
+  spectrum_BxFxX = (
+      jnp.sqrt(power_BxFxX) if mel.power == 1 else power_BxFxX ** (mel.power / 2))
   # 'highest': accelerators would round the inputs to 10 bits or fewer.
-  mel_BxFxM = jnp.einsum('bfk,mk->bfm', spectrum_BxFxK, filterbank(mel),
+  mel_BxFxM = jnp.einsum('bfx,mx->bfm', spectrum_BxFxX, filterbank(mel),
                          precision='highest')
   return _log(jnp.maximum(mel_BxFxM, mel.clamp), mel, jnp)
 
@@ -288,7 +288,7 @@ def hann(length: int) -> np.ndarray:
 
 
 def filterbank(mel: MelConfig) -> np.ndarray:
-  """Returns the filters, MxK with K = n_fft/2 + 1."""
+  """Returns the filters, MxX with X = n_fft/2 + 1."""
   return librosa.filters.mel(
       sr=mel.sample_rate, n_fft=mel.n_fft, n_mels=mel.bands, fmin=mel.fmin, fmax=mel.fmax,
       htk=mel.mel_scale == 'htk', norm=None if mel.mel_norm == 'none' else mel.mel_norm)
