@@ -47,6 +47,9 @@ def start(model, params, temperatures=(1.0, 1.0), block_frames: int = 16,
   if model.config.prediction != 'none':
     raise InputError(f'--engine=pallas: found a model of prediction {model.config.prediction!r}, '
                      "expected 'none'; use --engine=scan.")
+  if model.config.reset_bias:
+    raise InputError('--engine=pallas: found a model with model.reset_bias, expected none; use '
+                     '--engine=scan.')
   chip = open_chip(model, params, weights)
   sampler = kinds[model.config.kind](model, params, chip, temperatures, block_frames)
   sampler.warm_up(batch)
