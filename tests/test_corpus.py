@@ -12,7 +12,7 @@ from wavernn_jax.data import corpus as corpus_lib
 from wavernn_jax.errors import InputError
 
 RATE = 8_000
-FRAMES, CONTEXT, SAMPLES = 8, 2, 200  # of a crop, at hop 50
+SAMPLES = 200  # of a crop
 
 
 @pytest.fixture
@@ -26,6 +26,7 @@ def folder(tmp_path, speech):
 def load(folder, mel, min_samples=SAMPLES, keep_pcm=True, **config):
   paths = corpus_lib.find_audio(folder)
   return corpus_lib.load_utterances(paths, DataConfig(**config), mel, min_samples, keep_pcm)
+
 
 # Splits
 

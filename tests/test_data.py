@@ -15,8 +15,8 @@ from wavernn_jax.data import corpus as corpus_lib, crops, mel_files
 from wavernn_jax.errors import InputError
 
 RATE = 8_000
-FRAMES, CONTEXT, SAMPLES = 8, 2, 200  # of a crop, at hop 50
-SHAPE = crops.CropShape(SAMPLES, FRAMES, CONTEXT)
+FRAMES, MARGIN, SAMPLES = 8, 2, 200  # of a crop, at hop 50
+SHAPE = crops.CropShape(SAMPLES, FRAMES, MARGIN)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_crop_has_the_frames_and_samples_of_the_whole_utterance(
     got_pcm, got_mel = crops.crop_inputs(as_batch(crop), mel)
     np.testing.assert_array_equal(got_pcm[0], silence_before[start:start + SAMPLES + 1])
     np.testing.assert_allclose(
-        got_mel[0], expect_rows(whole, start // mel.hop - CONTEXT, mel), atol=2e-5,
+        got_mel[0], expect_rows(whole, start // mel.hop - MARGIN, mel), atol=2e-5,
         err_msg=f'crop at {start}')
 
 
@@ -156,7 +156,7 @@ def test_all_starts_of_an_utterance_are_drawn(folder, mel):
   batches = crops.crop_batches([utterance], SHAPE, mel, 512, 0)
   firsts = {-int(f) for f in next(batches)['first_frame']}
   last = (utterance.samples - SAMPLES) // mel.hop
-  assert firsts == {f - CONTEXT for f in range(last + 1)}
+  assert firsts == {f - MARGIN for f in range(last + 1)}
 
 
 @pytest.mark.parametrize('keep_pcm', [True, False])
@@ -220,7 +220,7 @@ def test_paired_mels_are_cropped_as_they_stand_in_the_file(folder, mel, paired):
     for start in range(0, utterance.samples - SAMPLES + 1, mel.hop):
       crop = as_batch(crops.read_crop(utterance, start, SHAPE, mel))
       pcm, mel_BxFxM = crops.crop_inputs(crop, mel)
-      np.testing.assert_array_equal(mel_BxFxM[0], expect_rows(own, start // mel.hop - CONTEXT, mel))
+      np.testing.assert_array_equal(mel_BxFxM[0], expect_rows(own, start // mel.hop - MARGIN, mel))
       if start:
         np.testing.assert_array_equal(pcm[0], utterance.pcm[start - 1:start + SAMPLES])
 

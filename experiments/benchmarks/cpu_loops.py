@@ -54,7 +54,7 @@ def words(network) -> np.ndarray:
 
 
 def read_words(words_N, repeats: int) -> None:
-  """Reads all words so many times."""
+  """Reads all words `repeats` times."""
   _read(words_N, np.zeros(WIDTH, np.int32), repeats)
 
 
@@ -87,5 +87,5 @@ class Products:
     self._y = layout.aligned(3 * units, np.float32)
 
   def run(self, repeats: int) -> None:
-    """All products so many times."""
+    """Computes all products `repeats` times."""
     _products(self._network, self._memory, self._y, repeats)

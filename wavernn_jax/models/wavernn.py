@@ -89,8 +89,8 @@ def output_layer(inputs: int, projection: int, values: int, rngs: nnx.Rngs,
 class WaveRNN:
   """The model as functions of parameters and state (system.py).
 
-  The state is a dict: `h` BxH,
-  `sample` B, the last int16 sample, and `index` B, the samples before it.
+  The state is a dict: `h` BxH, `pcm` BxN, the last int16 samples, and `index` B, the
+  number of samples before the next one.
   """
 
   config: ModelConfig
@@ -102,11 +102,11 @@ class WaveRNN:
 
   @functools.cached_property
   def hearing(self):
-    """What its steps hear, and of what their bytes are."""
+    """What its steps hear, and what their bytes stand for."""
     return hearing.build(self.config, self.mel)
 
   def frames(self, samples: int) -> int:
-    """Frames F that so many samples from a frame boundary on take, margin included."""
+    """Frames F that `samples` samples from a frame boundary need, margin included."""
     return conditioning.frames(samples, self.config, self.mel)
 
   def init(self, seed: int):
