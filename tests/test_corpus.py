@@ -115,7 +115,7 @@ def test_a_file_in_two_splits_is_rejected(tmp_path, mel, speech, check):
         split: corpus_lib.load_utterances(paths, config, mel, SAMPLES, keep_pcm=False)
         for split, paths in (('train', [tmp_path / 'a.wav']), ('test', test_paths))})
   check_splits([tmp_path / 'b.wav'])
-  with pytest.raises(InputError, match=r'(?s)1 files.*a\.wav \(train\) = .*c\.wav \(test\)'):
+  with pytest.raises(InputError, match=r'(?s)1 recordings.*a\.wav \(train\) = .*c\.wav \(test\)'):
     check_splits([tmp_path / 'b.wav', tmp_path / 'test' / 'c.wav'])
 
 
