@@ -27,10 +27,8 @@ from wavernn_jax.voice import Voice
 
 DEMO_SPEECH = pathlib.Path(__file__).parent / 'demo_speech'
 DEMO_MELS = pathlib.Path(__file__).parent / 'demo_mels'
-PRETRAINED = pathlib.Path(__file__).parent / 'pretrained' / 'sparse192.safetensors'
-# Below 1 the model keeps its pitch where at 1 it often falls into a whisper
-# (experiments/results: voicing F1).
-DEMO_TEMPERATURES = 0.8, 0.8
+PRETRAINED = pathlib.Path(__file__).parent / 'pretrained' / 'kathleen192.safetensors'
+DEMO_TEMPERATURES = 1.0, 1.0
 
 
 def train(config: Config, workdir: str, mel_preset: str = '') -> dict:
