@@ -4,9 +4,9 @@ import codecs
 import json
 import os
 
+from loudness import MEL, RATE, Loudness, sounds, speak
 import numpy as np
 import pytest
-from test_executors import MEL, RATE, Loudness, sounds, speak
 from test_files import full_disk
 
 from wavernn_jax import audio, executors

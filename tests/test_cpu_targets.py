@@ -134,8 +134,8 @@ _LLVM = '''
 import json, sys
 sys.path.insert(0, 'tests')
 import random_models
-from wavernn_jax.sampling.cpu import kernels, layout, loop
-kernels._pmaddwd = lambda context: (None, 0)  # as on any processor but x86
+from wavernn_jax.sampling.cpu import int16, layout, loop
+int16._pmaddwd = lambda context: (None, 0)  # as on any processor but x86
 found = {}
 for name in sys.argv[2:]:
   dtype, block, density = name.split('-')

@@ -4,23 +4,25 @@ Dimension glossary (suffixes of array names, letters of einsums):
 
   B  batch (crops or utterances)
   T  audio samples (time)
-  N  audio samples of a window that is longer than the crop it surrounds
+  N  samples of a window around a crop; in free functions, any leading axes
   F  mel frames
   M  mel bands
-  C  conditioning channels
+  X  bins of a spectrum, n_fft/2 + 1
+  C  conditioning channels, and those of the context network
   H  hidden units: the first H/2 predict the coarse byte, the rest the fine one
   G  gate pre-activations, G = 3H, ordered u (update), r (reset), e (candidate)
   P  projection width of the output layers
   V  values of a byte, V = 256
+  K  numbers that a step hears of the samples before it (models/hearing.py)
+  D  known samples of a spectral prediction, at as many offsets (models/prediction.py)
+  R  residuals that a step hears; in WaveNet, residual channels between blocks
   S  lanes of a subscale model (the paper's B); lane s holds the samples S·i + s
   I  positions i of a lane, T = S·I
+  L  positions that a sampler's context network runs over at once
   W  steps of a fused model: its positions and those by which its lanes are apart
   Q  units of one of its softmaxes, H/(4S)
-  K  past steps whose samples are its inputs
-  E  those inputs, 2·K·S
-  L  positions that a sampler's context network runs over at once
+  E  numbers that a step of a fused model or of WaveNet hears
   U  blocks of WaveNet
-  R  residual channels between them
   Y  pre-activations of the gates of one of them, Y = 2H; all of them are G = U·Y
   A  past inputs of all blocks that their dilations reach
   J  components of a mixture of logistics

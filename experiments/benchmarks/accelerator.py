@@ -28,8 +28,8 @@ from wavernn_jax import config as config_lib, draw, models
 from wavernn_jax.sampling import scan
 from wavernn_jax.sampling.persistent import checks, chips, cuda, engine, lanes as lanes_lib
 
-_FOLDER = flags.DEFINE_string('folder', 'runs/accelerator', 'Of the results.')
-_MINUTES = flags.DEFINE_float('minutes', 8.0, 'Sections begin within so many.')
+_FOLDER = flags.DEFINE_string('folder', 'runs/accelerator', 'Folder of the results.')
+_MINUTES = flags.DEFINE_float('minutes', 8.0, 'Minutes within which a section may begin.')
 _FRAMES = flags.DEFINE_integer('frames', 64, 'Frames of a timed block.')
 _TIMED = flags.DEFINE_integer('blocks', 3, 'Timed blocks of each row.')
 
@@ -208,7 +208,7 @@ def plans():
 
 
 def streams():
-  """How many samples a second so many streams make together."""
+  """Samples per second that this many streams make together."""
   _accelerator()
   model, params = model_of(896, 448)
   sampler = kernel(model, params)

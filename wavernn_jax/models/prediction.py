@@ -17,7 +17,7 @@ log-likelihood of the 16-bit audio. w is rounded to integers, so p̂_t is a sum 
 products: the same in every order of summation, on every engine.
 
 Nothing here is trained. Weights are solved in float64, whose rounding is far below
-that of the integers: another program gets the same ones from these equations.
+that of the integers, so another program gets the same weights from these equations.
 """
 
 import typing
@@ -55,7 +55,7 @@ class Filter(typing.NamedTuple):
 
 
 def offsets(taps: int) -> np.ndarray:
-  """The known samples of a model that draws in order: the last ones, −taps .. −1."""
+  """The known samples of a model that draws in order: the last `taps`, −taps .. −1."""
   return np.arange(-taps, 0)
 
 

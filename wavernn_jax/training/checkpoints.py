@@ -1,10 +1,10 @@
-"""Checkpoints (orbax, asynchronous): everything a run needs to go on.
+"""Checkpoints (orbax, asynchronous): everything that a run needs to continue.
 
 A checkpoint holds the train state (weights, EMA, optimiser, masks, step), the
 position of the data iterator and the config with its mel convention. Orbax
-writes into a temporary folder and renames it when it is complete, so a kill
-at any moment leaves the previous checkpoints as they were. A seal (seals.py)
-then says what its files hold, and a checkpoint that differs is left out.
+writes into a temporary folder and renames it once it is complete, so a kill
+at any moment leaves earlier checkpoints as they were. A seal (seals.py) then
+records what its files hold, and a checkpoint that differs from it is not used.
 """
 
 import contextlib
@@ -39,9 +39,9 @@ class Checkpoints:
                of_first=lambda function: function()):
     """Args:
       workdir: of the run.
-      keep: how many of the last steps stay.
-      read_only: leave everything as it is.
-      of_first: calls a function in the first process; its value in all of them.
+      keep: number of last checkpoints to keep.
+      read_only: change nothing in the folder.
+      of_first: calls a function in the first process and returns its value in all.
     """
     self._of_first = of_first
     self._folder = pathlib.Path(workdir).resolve() / 'checkpoints'
@@ -76,9 +76,9 @@ class Checkpoints:
     return self._manager.metrics(step) is not None
 
   def save(self, state, data_state, config: Config, valid_nll: float | None = None) -> None:
-    """Starts to save; raises what an earlier save met.
+    """Starts a save; raises the error of an earlier one.
 
-    A step that is there already is saved again only if its valid NLL has come since.
+    A step that is already saved is saved again only if it now has a valid NLL.
 
     Raises:
       InputError: if a save failed, as on a full disk. Earlier checkpoints stand.
@@ -103,7 +103,7 @@ class Checkpoints:
       self._sealer.start(self._folder / str(step))
 
   def _set_aside(self, step: int) -> None:
-    """Takes a checkpoint out of the way of one that replaces it."""
+    """Moves a checkpoint out of the way of one that replaces it."""
     def rename():
       self._replaced.mkdir(exist_ok=True)
       (self._folder / str(step)).rename(self._replaced / str(step))
@@ -111,7 +111,7 @@ class Checkpoints:
     self._manager.reload()
 
   def _undo_replacement(self) -> None:
-    """Removes what was set aside; puts it back where what replaces it is not complete."""
+    """Removes checkpoints that were set aside; restores one whose replacement is incomplete."""
     for old in self._replaced.iterdir() if self._replaced.is_dir() else ():
       if not (self._folder / old.name).exists():
         old.rename(self._folder / old.name)
@@ -139,10 +139,10 @@ class Checkpoints:
   def newest_intact(self, first: int | None = None) -> int | None:
     """The newest step whose files are as they were written; None if there is no step.
 
-    Each one that is not is named in a warning.
+    A warning names each damaged one that is passed over.
 
     Args:
-      first: a step to take before the newest.
+      first: a step to prefer to the newest.
 
     Raises:
       InputError: if there are checkpoints but none is intact.
@@ -165,7 +165,7 @@ class Checkpoints:
     return None
 
   def restore(self, like_state, step: int | None = None):
-    """(train state, data iterator state) of a step, by default the last.
+    """(train state, data iterator state) of a step, by default of the last one.
 
     Raises:
       InputError: if its files cannot be read as a checkpoint of such a state.
@@ -198,13 +198,13 @@ class Checkpoints:
       self._undo_replacement()
 
   def _complete(self) -> int | None:
-    """As `latest`, from the disk: the manager counts saves that are under way or failed."""
+    """As `latest`, but from the disk: the manager also counts unfinished and failed saves."""
     steps = [int(p.name) for p in self._folder.iterdir() if p.name.isdigit()]
     return max(steps, default=None)
 
   @contextlib.contextmanager
   def _reporting(self, what: str):
-    """Turns whatever a save raises into one clear error."""
+    """Turns anything that a save raises into one clear error."""
     try:
       yield
     except Exception as error:
@@ -212,7 +212,7 @@ class Checkpoints:
       raise InputError(
           f'{self._folder}: {what} could not be saved ({type(error).__name__}: … {reason}). '
           f'The last complete checkpoint is of step {self._complete()}; '
-          'free disk space or mend the folder and run the same command again to go on '
+          'free disk space or repair the folder and run the same command again to go on '
           'from it.') from error
     finally:
       self._sealer.finish()
@@ -226,8 +226,8 @@ def load(workdir, expected: Config | None = None) -> Voice:
     expected: a config whose model and mel convention the run must share.
 
   Raises:
-    InputError: if there is no complete checkpoint, its EMA is not finite, or the run is
-      of another config.
+    InputError: if there is no complete checkpoint, its EMA is not finite, or the run has
+      another config.
   """
   config = workdir_lib.read_config(workdir)
   if expected is not None:
@@ -274,5 +274,5 @@ def check_same_model(where, found: Config, expected: Config) -> None:
   if changed:
     listed = ', '.join(f'--{n}: {old!r} there, {new!r} here' for n, (old, new) in
                        changed.items())
-    raise InputError(f'{where}: its weights are of another config: {listed}. Set these '
-                     'fields to the values there.')
+    raise InputError(f'{where}: its weights belong to another config: {listed}. Set '
+                     'these fields to the values there.')
