@@ -361,8 +361,10 @@ def test_a_folder_of_other_files_is_no_workdir(tiny_config, tmp_path):
 
 def test_a_claim_that_was_killed_half_way_can_be_made_again(tiny_config, tmp_path):
   (tmp_path / '.lock').touch()
-  (tmp_path / '.run.json.77.tmp').write_text('{"conf')
+  half = tmp_path / '.run.json.77.wavernn-tmp'
+  half.write_text('{"conf')
   claim(tmp_path, tiny_config)
+  assert not half.exists()
   assert workdir_lib.read_config(tmp_path) == tiny_config
 
 
