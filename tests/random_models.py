@@ -48,10 +48,13 @@ def parameters(model, seed=0, dtype=np.float32):
 def _parameters(model, rng, outputs, dtype):
   scale = {'conditioning': 0.6, 'recurrent': 1, 'previous': 0.1, 'coarse': 0.1,
            'outputs': outputs, 'context': 0.6, 'samples': 0.6, 'nibbles': 0.2,
-           'input': 1, 'blocks': 1, 'prior': 0.3}
+           'input': 1, 'blocks': 1, 'prior': 0.3, 'reset_bias': 2}
   params = {name: jax.tree.map(
       lambda a, s=scale[name]: (s * rng.standard_normal(a.shape) / np.sqrt(len(a))).astype(dtype),
       tree) for name, tree in jax.eval_shape(lambda: model.init(0)).items()}
+  if 'prior' in params:  # what is heard of residuals has no gain
+    for name in ('previous', 'coarse'):
+      params[name] *= np.array(20, dtype)
   if 'context' in params:  # whose samples have a gain
     for name in ('distances', 'pairs'):
       params['context'][name] *= np.array([[4 / context.GAIN], [4]], dtype)

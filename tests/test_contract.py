@@ -1,5 +1,6 @@
 """Every model and every engine under contract.py, a line each."""
 
+import dataclasses
 import functools
 
 import contract
@@ -43,20 +44,24 @@ def test_scan(model):
 
 
 @functools.cache
-def pruned(weights='float32', block=(16, 1)):
+def pruned(weights='float32', block=(16, 1), **model):
   """A random model of half its blocks, packed, and the voice that it is of."""
   config = Config(
-      model=PLAIN, mel=random_models.MEL, evaluation=EvaluationConfig(block_frames=4),
+      model=dataclasses.replace(PLAIN, **model), mel=random_models.MEL,
+      evaluation=EvaluationConfig(block_frames=4),
       pruning=PruningConfig(recurrent=0.5, hidden=0.5, output=0.5, block_outputs=block[0],
                             block_inputs=block[1], start=0, steps=1))
   voice = Voice(config, *random_models.pruned_run(config), 'random')
   return voice, export.pack(voice.params, voice.masks, config, weights)
 
 
-@pytest.mark.parametrize(('weights', 'block', 'nats'), [
-    ('float32', (16, 1), 1e-4), ('float32', (4, 4), 1e-4)])
-def test_cpu(weights, block, nats):
-  voice, packed = pruned(weights, block)
+@pytest.mark.parametrize(('weights', 'block', 'nats', 'model'), [
+    ('float32', (16, 1), 1e-4, {}), ('float32', (4, 4), 1e-4, {}),
+    ('float32', (16, 1), 2e-4, {'prediction': 'spectral', 'taps': 7}),
+    ('float32', (16, 1), 1e-4, {'reset_bias': True})],
+    ids=['16x1', '4x4', 'spectral', 'reset bias'])
+def test_cpu(weights, block, nats, model):
+  voice, packed = pruned(weights, block, **model)
   contract.verify_engine(
       lambda temperatures: cpu.Sampler(packed, temperatures, 4, threads=2),
       lambda temperatures: scan.Sampler(voice.model, voice.params, temperatures, 4), nats=nats)

@@ -8,25 +8,27 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.benchmarks import cpu_loops, cpu_sampling
-from experiments.plots import cpu_sampling as plot
+from experiments.benchmarks import cpu_curve as plot, cpu_loops, cpu_sampling
 from wavernn_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def _row(weights, threads, us, units=64, parameters=1000, factor=2.0):
+def _row(weights, threads, us, units=64, parameters=1000, factor=2.0, prediction='none'):
   return {'units': units, 'projection': 32, 'density': 0.25, 'block': '16x1', 'weights': weights,
           'threads': threads, 'us_per_sample': us, 'realtime_factor': factor,
+          'us_engine': us + 2, 'prediction': prediction,
           'parameters': parameters, 'hardware': 'a machine'}
 
 
 def test_ratios_compare_within_a_size():
   rows = [_row('bfloat16', 1, 6.0), _row('int8', 1, 4.0), _row('bfloat16', 2, 4.0),
-          _row('int8', 1, 1.0, units=128)]
+          _row('int8', 1, 1.0, units=128), _row('bfloat16', 1, 9.0, prediction='spectral')]
   assert cpu_sampling.ratios(rows) == {
       '64:32:0.25 int8 over bfloat16, 1 threads': 1.5,
-      '64:32:0.25 bfloat16, 2 threads over 1': 1.5}
+      '64:32:0.25 bfloat16, 2 threads over 1': 1.5,
+      '64:32:0.25 bfloat16, 1 threads, spectral over none, loop': 1.5,
+      '64:32:0.25 bfloat16, 1 threads, spectral over none, engine': 1.375}
 
 
 def test_the_plot_has_a_line_for_every_width(tmp_path):
@@ -65,7 +67,7 @@ def test_rows_are_of_real_exports_and_in_the_promised_form():
   assert list(result) == ['rows'] and len(result['rows']) == 2
   for row, weights in zip(result['rows'], ('bfloat16', 'int8'), strict=True):
     assert (row['units'], row['projection'], row['density'], row['block'], row['weights'],
-            row['threads']) == (64, 32, 0.25, '16x1', weights, 1)
+            row['threads'], row['prediction']) == (64, 32, 0.25, '16x1', weights, 1, 'none')
     assert row['realtime_factor'] == pytest.approx(1e6 / 24_000 / row['us_engine'], rel=0.01)
     assert 0 < row['us_least'] <= row['us_per_sample'] and row['product_over_read'] > 0
     assert row['import_memory_mib'] <= row['peak_memory_mib'] < 4_000

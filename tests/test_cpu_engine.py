@@ -94,9 +94,8 @@ def test_teacher_forced_logits_are_those_of_the_model(weights, of_stored, of_run
   mel, model = forced.model.mel, forced.model
   window = log_mel(BLOCK + 2 * model.timing.margin, mel)
   pcm = np.random.default_rng(1).integers(-2**15, 2**15, BLOCK * mel.hop).astype(np.int16)
-  codes = np.stack(audio.split_bytes(pcm), axis=-1).astype(np.uint8)
   state = {name: v[0] for name, v in forced.initial_state(1).items()}
-  scores, _ = loop.score(forced.network, forced.gates(window), codes, mel.hop,
+  scores, _ = loop.score(forced.network, forced.gates(window), pcm, mel.hop,
                          engine.stream_state(state), forced.position, with_logits=True)
   for kind, error in ((weights, of_stored), ('float32', of_run)):
     expected = forced_logits(model, pcm, window, packed(kind, block, False).params())

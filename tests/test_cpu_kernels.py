@@ -59,7 +59,7 @@ def test_dense_product(dtype, block, inputs):
 def test_int8_sums_are_exact():
   rng = np.random.default_rng(2)
   packed = blocksparse.pack(rng.standard_normal((32, 128)), (16, 1), 'int8')
-  packed = dataclasses.replace(packed, scales=np.ones(2, np.float32))
+  packed = dataclasses.replace(packed, scales=np.ones(32, np.float32))
   x = rng.integers(-100, 100, 128).astype(np.int16)
   y = layout.aligned(32, np.float32)
   kernels.product(layout.stream(packed), x, y, np.float32(1))
@@ -157,7 +157,7 @@ def empty_scratch():
   return step.Scratch(
       32, 0, blank, blank, np.zeros(256, np.float32),
       np.zeros(272, np.float32), np.zeros((1, 3, 4, 16), np.float32),
-      np.zeros((1, 3, 5, 16), np.float32))
+      np.zeros((1, 3, 5, 16), np.float32), 4, 5, np.zeros(4, np.float32))
 
 
 def test_draw_is_the_inverse_of_the_cumulative_sum():

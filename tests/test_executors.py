@@ -15,7 +15,7 @@ import processes
 import pytest
 import soundfile
 
-from experiments.sweeps import sweep
+from experiments.sweeps import rows as rows_lib, runs as runs_lib
 from wavernn_jax import audio, executors
 from wavernn_jax.config import MelConfig
 from wavernn_jax.errors import InputError
@@ -105,35 +105,35 @@ def test_ray_that_is_not_installed_is_a_clear_error(monkeypatch):
 
 
 def _run(name):
-  return sweep.Run(name, {}, None)
+  return runs_lib.Run(name, {}, None)
 
 
 def test_a_sweep_goes_on_after_a_run_that_fails_and_adds_each_row_once(tmp_path, monkeypatch):
   done = []
-  def finish(run, workdir, split, figures):
+  def finish(run, workdir):
     done.append(run.name)
     if run.name == 'b' and done.count('b') == 1:
       raise InputError('no audio')
     return {'name': run.name, 'nll': 1}, [{'name': run.name, 'utterance': 'u'}]
-  monkeypatch.setattr(sweep, 'finish', finish)
+  monkeypatch.setattr(runs_lib, 'finish', finish)
   runs, path = [_run(name) for name in 'abc'], tmp_path / 'rows.csv'
   with pytest.raises(InputError, match='(?s)1 runs failed.*b: no audio'):
-    sweep.execute(runs, path, tmp_path)
-  assert [row['name'] for row in sweep.read_rows(path)] == ['a', 'c']
-  sweep.execute(runs, path, tmp_path)
+    runs_lib.execute(runs, path, tmp_path)
+  assert [row['name'] for row in rows_lib.read_rows(path)] == ['a', 'c']
+  runs_lib.execute(runs, path, tmp_path)
   assert done == list('abcb')
-  assert [row['name'] for row in sweep.read_rows(path)] == ['a', 'c', 'b']
-  assert len(sweep.read_rows(tmp_path / 'utterances.csv')) == 3
+  assert [row['name'] for row in rows_lib.read_rows(path)] == ['a', 'c', 'b']
+  assert len(rows_lib.read_rows(tmp_path / 'utterances.csv')) == 3
 
 
 def test_two_sweeps_into_one_csv_are_refused(tmp_path, monkeypatch):
   path = tmp_path / 'rows.csv'
-  def finish(run, workdir, split, figures):
+  def finish(run, workdir):
     with pytest.raises(InputError, match='rows.csv: another process adds rows'):
-      sweep.execute([_run('b')], path, tmp_path)
+      runs_lib.execute([_run('b')], path, tmp_path)
     return {'name': run.name}, []
-  monkeypatch.setattr(sweep, 'finish', finish)
-  sweep.execute([_run('a')], path, tmp_path)
+  monkeypatch.setattr(runs_lib, 'finish', finish)
+  runs_lib.execute([_run('a')], path, tmp_path)
 
 
 # Bulk synthesis
@@ -214,7 +214,7 @@ def test_audio_of_other_settings_is_neither_mixed_nor_lost(recordings, tmp_path)
 @pytest.mark.parametrize('overwrite', [False, True])
 def test_recordings_are_never_replaced_by_their_synthesis(recordings, overwrite):
   before = sounds(recordings)
-  with pytest.raises(InputError, match='itself would be written'):
+  with pytest.raises(InputError, match='would overwrite the input'):
     speak(recordings, recordings, overwrite=overwrite)
   assert sounds(recordings) == before
 
@@ -241,11 +241,11 @@ def test_a_manifest_that_cannot_be_is_named_with_the_line(tmp_path, lines, expec
 
 _SWEEP = '''
 import json, pathlib, sys
-from experiments.sweeps import sweep
+from experiments.sweeps import runs as runs_lib
 from wavernn_jax import config as config_lib, executors
-runs = [sweep.Run(name, {}, config_lib.from_dict(values))
+runs = [runs_lib.Run(name, {}, config_lib.from_dict(values))
         for name, values in json.loads(sys.argv[1]).items()]
-sweep.execute(runs, sys.argv[2], sys.argv[3], executor=executors.create(sys.argv[4]))
+runs_lib.execute(runs, sys.argv[2], sys.argv[3], executor=executors.create(sys.argv[4]))
 '''
 
 
@@ -280,7 +280,7 @@ def test_a_sweep_on_two_ray_workers_of_which_one_is_killed_loses_and_doubles_no_
     _finish(driver)
   with _sweeping(values, alone, 'process') as driver:
     _finish(driver)
-  rows, expected = (sorted(sweep.read_rows(f / 'rows.csv'), key=lambda row: row['name'])
+  rows, expected = (sorted(rows_lib.read_rows(f / 'rows.csv'), key=lambda row: row['name'])
                     for f in (ray, alone))
   assert [row['name'] for row in rows] == list(values)
   for row, same in zip(rows, expected, strict=True):

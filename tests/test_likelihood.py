@@ -145,6 +145,29 @@ def test_mean_inside_a_larger_graph_has_the_gradients_of_plain(block_of_8):
     assert_trees_close(found, expected, 1e-10)
 
 
+@pytest.mark.parametrize('N', ROWS)
+def test_a_prior_is_added_to_the_logits_and_its_slope_is_differentiated(N, block_of_8):
+  with jax.enable_x64(True):
+    layer, (y, targets, weight) = output_layer(), rows(N)
+    rng = np.random.default_rng(2)
+    slope, ramp = jnp.asarray(rng.standard_normal(N)), jnp.asarray(rng.standard_normal(16))
+
+    def nats(layer, y, slope):
+      relu = jnp.maximum(y @ layer['hidden']['kernel'] + layer['hidden']['bias'], 0)
+      logits = relu @ layer['output']['kernel'] + layer['output']['bias']
+      log_p = jax.nn.log_softmax(logits + slope[:, None] * ramp, axis=-1)
+      return -jnp.take_along_axis(log_p, targets[:, None], axis=-1)[:, 0]
+
+    found = jax.jit(jax.value_and_grad(lambda layer, y, slope: likelihood.mean_nats(
+        layer, y, targets, weight, 'float32', (slope, ramp)), (0, 1, 2)))(layer, y, slope)
+    expected = jax.jit(jax.value_and_grad(lambda layer, y, slope: (
+        nats(layer, y, slope) * weight).sum() / weight.sum(), (0, 1, 2)))(layer, y, slope)
+    assert_trees_close(found, expected, 1e-10)
+    np.testing.assert_allclose(
+        likelihood.layer_nats(layer, y, targets, prior=(slope, ramp)), nats(layer, y, slope),
+        rtol=1e-12)
+
+
 def test_rows_of_zero_weight_neither_count_nor_learn(block_of_8):
   layer, (y, targets, weight) = output_layer(dtype=np.float32), rows(17, dtype=np.float32)
   changed = np.where(weight[:, None] == 0, y + 5, y)

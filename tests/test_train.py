@@ -388,7 +388,7 @@ def test_a_run_of_an_older_version_goes_on_with_the_defaults_of_new_fields(
 
 def test_two_runs_cannot_hold_one_workdir(tiny_config, tmp_path):
   with workdir_lib.claim(tmp_path, tiny_config, 'c0'):
-    with pytest.raises(InputError, match='another process trains in it'):
+    with pytest.raises(InputError, match='another process is training in it'):
       claim(tmp_path, tiny_config)
   claim(tmp_path, tiny_config)
 

@@ -1,7 +1,7 @@
-"""Which values a configuration may have, asked for a purpose before anything is written.
+"""Checks a configuration for a purpose before anything is written.
 
-fields.py says what each field may be by itself; here is what fields must be to one
-another (`_JOINT`), and what a purpose needs besides (`_PURPOSES`).
+fields.py holds the rule of each field by itself. Here are the rules between fields
+(`_JOINT`) and those that one purpose adds (`_PURPOSES`).
 """
 
 import dataclasses
@@ -16,20 +16,20 @@ _KINDS = {bool: 'True or False', int: 'a whole number', float: 'a finite number'
 
 
 def check(config: Config, purpose: str = 'train') -> None:
-  """Raises InputError, naming every field whose value is of no use for the purpose.
+  """Raises InputError, naming every field whose value does not suit the purpose.
 
   Args:
     config: as the user gave it.
-    purpose: 'train', 'export' or what samples: 'cpu', 'persistent', 'native'.
+    purpose: 'train', 'export', or a way to sample: 'cpu', 'persistent', 'native'.
   """
   if wrong := problems(config, purpose):
     raise InputError('\n'.join(wrong))
 
 
 def problems(config: Config, purpose: str = 'train') -> list[str]:
-  """What `check` complains about, a line for each field."""
+  """The complaints of `check`, one line for each field."""
   wrong = _fields(config, 'config')
-  if not wrong:  # the others divide by what these allow
+  if not wrong:  # the rules below rely on these: some divide by a field
     rules = (*_JOINT, *_PURPOSES[purpose])
     wrong = [_message(f'config.{field}', found, expected) for rule in rules
              for holds, field, found, expected in rule(config) if not holds]
@@ -37,7 +37,7 @@ def problems(config: Config, purpose: str = 'train') -> list[str]:
 
 
 def check_temperatures(temperatures) -> tuple:
-  """The temperatures of the coarse and the fine byte, if there can be such.
+  """Returns the temperatures of the coarse and the fine byte if they are valid.
 
   Raises:
     InputError: naming the flag.
@@ -53,7 +53,7 @@ def _message(flag: str, found, expected: str) -> str:
 
 
 def _fields(config, where: str) -> list[str]:
-  """What the table says of each field of a section, or of all sections."""
+  """Complaints about the fields of a section and of the sections in it."""
   wrong = []
   for field in dataclasses.fields(config):
     value, name = getattr(config, field.name), f'{where}.{field.name}'
@@ -69,7 +69,7 @@ def _fields(config, where: str) -> list[str]:
 
 
 def _is_a(value, kind: type) -> bool:
-  """Whether a value is of a field's type: finite, and whole numbers also where that is float."""
+  """Whether a value has a field's type. Floats must be finite; whole numbers will do."""
   if isinstance(value, bool) or kind is bool:
     return isinstance(value, bool) and kind is bool
   if kind is float:
@@ -77,7 +77,7 @@ def _is_a(value, kind: type) -> bool:
   return isinstance(value, kind)
 
 
-# What fields must be to one another: (holds, field, found, expected)
+# Rules between fields: (holds, field, found, expected)
 
 
 def _mel(config: Config) -> list[tuple]:
@@ -118,8 +118,16 @@ def _prediction(config: Config) -> list[tuple]:
   return [
       (m.taps <= longest, 'model.taps', m.taps,
        f'at most {longest}: a spectrum of mel.n_fft = {config.mel.n_fft} says no more'),
+      (not config.train.input_noise, 'train.input_noise', config.train.input_noise,
+       "0 with model.prediction = 'spectral', which hears no bytes"),
       (m.kernel > 1, 'model.kernel', m.kernel,
        "3 or more with model.prediction = 'spectral', which takes the frame before, too")]
+
+
+def _gru(config: Config) -> list[tuple]:
+  m = config.model
+  return [(not m.reset_bias or m.kind == 'wavernn', 'model.reset_bias', m.reset_bias,
+           f'False in a {m.kind} model')]
 
 
 def _wavenet(config: Config) -> list[tuple]:
@@ -184,7 +192,7 @@ def _fused_lanes(config: Config) -> list[tuple]:
        f'a number of frames of {hop} samples that model.lanes = {m.lanes} divides')]
 
 
-# What a purpose needs besides
+# Rules that a purpose adds
 
 
 def _export(config: Config) -> list[tuple]:
@@ -215,11 +223,12 @@ def _cpu(config: Config) -> list[tuple]:
 
 
 def _persistent(config: Config) -> list[tuple]:
-  kind = config.model.kind
+  kind, bias = config.model.kind, config.model.reset_bias
   return [(kind in ('wavernn', 'subscale'), 'model.kind', kind,
-           "'wavernn' or 'subscale' for --engine=pallas; use --engine=scan")]
+           "'wavernn' or 'subscale' for --engine=pallas; use --engine=scan"),
+          (not bias, 'model.reset_bias', bias, 'False for --engine=pallas; use --engine=scan')]
 
 
-_JOINT = (_mel, _train, _pruning, _prediction, _wavenet, _lanes)
+_JOINT = (_mel, _train, _pruning, _prediction, _gru, _wavenet, _lanes)
 _PURPOSES = {'train': (), 'export': (_export,), 'cpu': (_cpu,), 'persistent': (_persistent,),
              'native': (_export, _cpu)}

@@ -1,8 +1,10 @@
-"""Speed and memory of the CPU sampler: sparse and dense, each weight type, one thread and all.
+r"""Speed and memory of the CPU sampler: sparse and dense, each weight type, one thread and all.
 
     python -m experiments.benchmarks.cpu_sampling > cpu_sampling.json
     python -m experiments.benchmarks.cpu_sampling --curve > cpu_curve.json
     python -m experiments.benchmarks.cpu_sampling --case=2048:512:0.03 --weights=int8 --repeats=3
+    python -m experiments.benchmarks.cpu_sampling --case=1024:512:0.05 --weights=bfloat16 \
+        --threads=1 --prediction=none --prediction=spectral
 
 Each row is a process of its own that reads an export from disk, as a user's
 would; its weights are random, with every matrix pruned to the density. The
@@ -18,10 +20,12 @@ least. The last line is one JSON object whose `rows` hold
   peak_memory_mib    of the process, and `import_memory_mib` before it read the export
   first_call_s       compiling, or loading what an earlier process compiled
 
-and the line before it how int8 compares with bfloat16 and threads with one.
+and the line before it how int8 compares with bfloat16, threads with one, and coding
+residuals of a prediction with coding samples.
 """
 
 import concurrent.futures
+import itertools
 import json
 import multiprocessing
 import os
@@ -47,6 +51,8 @@ _CASES = flags.DEFINE_multi_string('case', None, 'units:projection:density, dens
 _WEIGHTS = flags.DEFINE_multi_enum(
     'weights', None, ['float32', 'bfloat16', 'int8'], 'Types of weights; all three.')
 _THREADS = flags.DEFINE_multi_integer('threads', None, 'Utterances at a time; 1 and all cores.', 1)
+_PREDICTION = flags.DEFINE_multi_enum(
+    'prediction', ['none'], ['none', 'spectral'], 'What is coded: samples or residuals.')
 _BLOCK = flags.DEFINE_enum('block', '16x1', ['16x1', '4x4'], 'Shape of blocks.')
 _REPEATS = flags.DEFINE_integer('repeats', 30, 'Timed calls of each function.', 1)
 _FRAMES = flags.DEFINE_integer('block_frames', 16, 'Mel frames of a call of the engine.', 1)
@@ -69,9 +75,11 @@ def case(text: str) -> tuple[int, int, float]:
                      '(0, 1], such as 1024:512:0.05.') from error
 
 
-def export(units: int, projection: int, density: float, weights: str) -> export_lib.Export:
+def export(units: int, projection: int, density: float, weights: str,
+           prediction: str) -> export_lib.Export:
   """A random pruned model."""
   config = config_lib.Config()
+  config.model.prediction = prediction
   config.model.units, config.model.projection = units, projection
   outputs, inputs = map(int, _BLOCK.value.split('x'))
   return measure.pruned_export(config, density, weights, (outputs, inputs))
@@ -87,6 +95,7 @@ def tasks(packed: export_lib.Export, threads: int, frames: int) -> dict:
   state, keys = sampler.initial_state(threads), draw.keys(0, range(threads))
   gates, network = sampler.gates(window[0]), sampler.network
   start = engine.stream_state({name: value[0] for name, value in state.items()})
+  predictor = sampler.predictor(window[0])
   short, repeats = 2 * mel.hop, max(1, 20_000_000 // packed.parameters)
   pool = concurrent.futures.ThreadPoolExecutor(threads)
 
@@ -96,8 +105,8 @@ def tasks(packed: export_lib.Export, threads: int, frames: int) -> dict:
   words, loops = cpu_loops.words(network), [cpu_loops.Products(network) for _ in range(threads)]
   return {
       'engine': (lambda: sampler.next_block(state, window, keys), threads * samples),
-      'loop': (on_all(lambda: loop.sample(network, gates, short, mel.hop, start)),
-               threads * short),
+      'loop': (on_all(lambda: loop.sample(network, gates, short, mel.hop, start,
+                                          predictor=predictor)), threads * short),
       'product': (lambda: list(pool.map(lambda p: p.run(repeats), loops)), threads * repeats),
       'read': (on_all(lambda: cpu_loops.read_words(words, repeats)), threads * repeats)}
 
@@ -163,11 +172,13 @@ def measure_case(text: str, weights, threads, folder: pathlib.Path) -> list[dict
   """The rows of one size and density, measured in turns."""
   units, projection, density = case(text)
   rows = []
-  for kind in weights:
-    packed, path = export(units, projection, density, kind), folder / f'{text}.{kind}'
+  for kind, prediction in itertools.product(weights, _PREDICTION.value):
+    packed = export(units, projection, density, kind, prediction)
+    path = folder / f'{text}.{kind}.{prediction}'
     export_lib.write(path, packed)
     rows += [Row({'units': units, 'projection': projection, 'density': density,
-                  'block': _BLOCK.value, 'weights': kind, 'threads': n}, path) for n in threads]
+                  'block': _BLOCK.value, 'weights': kind, 'prediction': prediction,
+                  'threads': n}, path) for n in threads]
   for _ in range(_REPEATS.value):
     for row in rows:
       row.turn()
@@ -175,18 +186,35 @@ def measure_case(text: str, weights, threads, folder: pathlib.Path) -> list[dict
 
 
 def ratios(rows: list[dict]) -> dict[str, float]:
-  """How many times faster int8 is than bfloat16, and several threads together than one."""
-  us, found = {}, {}
+  """How many times faster int8 is than bfloat16, and several threads together than one.
+
+  Of residuals, how many times slower they are than samples: the loop, and all of the engine.
+  """
+  found = {}
   for row in rows:
     size = f'{row["units"]}:{row["projection"]}:{row["density"]:g}'
-    us[size, row['weights'], row['threads']] = row['us_per_sample']
-  for (size, weights, threads), time_us in us.items():
-    if weights == 'int8' and (size, 'bfloat16', threads) in us:
+    weights, threads = row['weights'], row['threads']
+    if row['prediction'] == 'spectral':
+      plain = _counterpart(rows, row, prediction='none')
+      for name, time_us in (('loop', 'us_per_sample'), ('engine', 'us_engine')):
+        if plain:
+          found[f'{size} {weights}, {threads} threads, spectral over none, {name}'] = (
+              row[time_us] / plain[time_us])
+      continue
+    if weights == 'int8' and (other := _counterpart(rows, row, weights='bfloat16')):
       found[f'{size} int8 over bfloat16, {threads} threads'] = (
-          us[size, 'bfloat16', threads] / time_us)
-    if threads > 1 and (size, weights, 1) in us:
-      found[f'{size} {weights}, {threads} threads over 1'] = us[size, weights, 1] / time_us
+          other['us_per_sample'] / row['us_per_sample'])
+    if threads > 1 and (other := _counterpart(rows, row, threads=1)):
+      found[f'{size} {weights}, {threads} threads over 1'] = (
+          other['us_per_sample'] / row['us_per_sample'])
   return {name: round(value, 3) for name, value in found.items()}
+
+
+def _counterpart(rows: list[dict], row: dict, **changes) -> dict | None:
+  """The row that differs in these fields only, if there is one."""
+  wanted = {name: row[name] for name in (
+      'units', 'projection', 'density', 'weights', 'threads', 'prediction')} | changes
+  return next((r for r in rows if all(r[k] == v for k, v in wanted.items())), None)
 
 
 def main(_):

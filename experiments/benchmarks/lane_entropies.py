@@ -10,12 +10,11 @@ by lane they say how a model's nats would be spread if it used all that a lane m
 see. The last line is one JSON object, in nats/sample.
 """
 
-import json
-
 from absl import app, flags
 import numpy as np
 import scipy.linalg
 
+from experiments.benchmarks import measure
 from wavernn_jax import config as config_lib
 from wavernn_jax.data import corpus
 
@@ -64,8 +63,8 @@ def main(_):
     found = lane_entropies(pcm, _LANES.value)
     plain.append(found[0])
     by_lane.append(found[1])
-  print(json.dumps({'plain': float(np.mean(plain)), 'folded': float(np.mean(by_lane)),
-                    'lanes': np.mean(by_lane, axis=0).round(3).tolist()}))
+  measure.report({'plain': float(np.mean(plain)), 'folded': float(np.mean(by_lane)),
+                  'lanes': np.mean(by_lane, axis=0).round(3).tolist()})
 
 
 if __name__ == '__main__':

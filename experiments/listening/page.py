@@ -22,7 +22,8 @@ import pathlib
 from absl import flags
 import numpy as np
 
-from experiments.listening import cli, document, folders, markup, media
+from experiments import cli
+from experiments.listening import document, folders, markup, media
 from wavernn_jax import files
 
 _HERE = pathlib.Path(__file__).parent

@@ -16,7 +16,8 @@ from absl import flags
 import numpy as np
 from scipy import stats
 
-from experiments.listening import cli, document, rating_files, tables
+from experiments import cli
+from experiments.listening import document, rating_files, tables
 from experiments.listening.rating_files import Rating
 from wavernn_jax.errors import InputError
 

@@ -1,95 +1,200 @@
 """The ablation of §4: lanes S and horizon F at one size, data and number of updates.
 
-    python -m experiments.sweeps.subscale --data_dir=DIR --workdir=RUNS
+    python -m experiments.sweeps.subscale --do=run --data_dir=DIR
+    python -m experiments.sweeps.subscale --do=report
 
 Not the whole grid: every number of lanes at F = 64, and every horizon at 16
-lanes, in the order in which they decide. One lane is the plain model; `fused2x2`
-is the fused model of two lanes (§4.4), which has no context network. A row has
-the held-out NLL with its interval and by lane, the free-running metrics, and
-the speed of the scan sampler for one utterance: `samples_per_second` once all
-lanes run, and `latency_seconds`, the audio whose mel must be known before its
-first sample comes. Rows go to experiments/results/subscale/runs.csv; finished ones
-are skipped and a stopped run goes on, so the command may be repeated at will.
+lanes, in the order in which they decide. One lane is the plain model; the fused model
+of two lanes (§4.4) has no context network. A row has the held-out NLL with its interval
+and by lane, the free-running metrics, and the speed of the scan sampler for one
+utterance: `samples_per_second` once all lanes run, and `latency_seconds`, the audio whose
+mel must be known before its first sample comes.
 """
 
+import functools
 import json
 import pathlib
 
-from absl import app, flags
-
 from experiments.benchmarks import measure
-from experiments.sweeps import sweep
-from wavernn_jax import config as config_lib, executors, models
+from experiments.sweeps import cells as cells_lib, runs, study
+from wavernn_jax import config as config_lib, models
+from wavernn_jax.evaluation import pictures
 from wavernn_jax.sampling import scan
 from wavernn_jax.training import checkpoints
 
-_DATA = flags.DEFINE_string('data_dir', None, 'Corpus with train, valid and test.')
-_WORKDIR = flags.DEFINE_string('workdir', 'runs/subscale', 'Folder of the runs.')
-_RESULTS = flags.DEFINE_string('results', str(
-    pathlib.Path(__file__).parent.parent / 'results' / 'subscale' / 'runs.csv'), 'CSV.')
-_GRID = flags.DEFINE_list(
-    'grid', ['1x0', '16x64', 'fused2x2', '4x64', '16x0', '8x64', '2x64', '16x8', '16x32'],
-    'Lanes x horizon of each run, after `fused` if it is a fused model.')
-_UNITS = flags.DEFINE_integer('units', 64, 'H; the projection is as wide.')
-_CONTEXT = flags.DEFINE_integer('context_channels', 48, 'Of the context network.')
-_CHANNELS = flags.DEFINE_integer('channels', 32, 'Of the conditioning.')
-_UPDATES = flags.DEFINE_integer('updates', 2_000, 'Training steps of every run.')
-_BATCH = flags.DEFINE_integer('batch', 4, 'Crops.')
-_CROP = flags.DEFINE_integer('crop', 1_920, 'Samples; 16 lanes have 120 positions of them.')
-_SEED = flags.DEFINE_integer('train_seed', 0, 'Seed.')
-_EXECUTOR = flags.DEFINE_string('executor', 'process', 'Or ray,cpus=2,…: executors.create.')
-_FREE_RUNNING = flags.DEFINE_integer('free_running', 16, 'Utterances synthesised for metrics.')
+GRID = (  # kind, lanes, horizon
+    ('wavernn', 1, 0), ('subscale', 16, 64), ('fused', 2, 2), ('subscale', 4, 64),
+    ('subscale', 16, 0), ('subscale', 8, 64), ('subscale', 2, 64), ('subscale', 16, 8),
+    ('subscale', 16, 32))
+PLAIN = 'wavernn', 1, 0
+# Lanes code samples as they are, so the plain model does too.
+_PREDICTION = 'none'
 
 
-def configuration(kind: str, lanes: int, horizon: int) -> config_lib.Config:
+def configure(kind: str, lanes: int, horizon: int, updates: int) -> config_lib.Config:
   """A run of the ablation; everything but kind, lanes and horizon is the same in all."""
-  updates, units = _UPDATES.value, _UNITS.value
-  context = {'context_channels': _CONTEXT.value,
-             'context_layers': max(6, horizon.bit_length() - 1)}
+  context = {'context_channels': 48, 'context_layers': max(6, horizon.bit_length() - 1)}
   return config_lib.Config(
-      model=config_lib.ModelConfig(kind=kind, lanes=lanes, horizon=horizon, units=units,
-                                   projection=units, channels=_CHANNELS.value, layers=2,
+      model=config_lib.ModelConfig(kind=kind, lanes=lanes, horizon=horizon, units=64,
+                                   projection=64, channels=32, layers=2, prediction=_PREDICTION,
                                    **(context if kind == 'subscale' else {})),
-      data=config_lib.DataConfig(dir=_DATA.value),
-      optimizer=config_lib.OptimizerConfig(learning_rate=4e-3, final_learning_rate=4e-5),
+      optimizer=config_lib.OptimizerConfig(warmup_steps=200),
       train=config_lib.TrainConfig(
-          steps=updates, batch=_BATCH.value, crop=_CROP.value, burn_in=240,
-          seed=_SEED.value, eval_every=max(1, updates // 4), save_every=max(1, updates // 20),
-          log_every=100),
-      evaluation=config_lib.EvaluationConfig(synthesize=0, free_running=_FREE_RUNNING.value))
+          steps=updates, batch=4, crop=1_920, burn_in=240, eval_every=max(1, updates // 4),
+          save_every=max(1, updates // 20), log_every=100),
+      evaluation=config_lib.EvaluationConfig(synthesize=0))
 
 
-def runs():
-  """The runs of the grid."""
-  for cell in _GRID.value:
-    fused = cell.startswith('fused')
-    lanes, horizon = (int(n) for n in cell.removeprefix('fused').split('x'))
-    kind = 'fused' if fused else 'subscale' if lanes > 1 else 'wavernn'
-    name = (f'{"fused_" * fused}lanes{lanes}_horizon{horizon}'
-            f'_u{_UPDATES.value}_s{_SEED.value}')
-    yield sweep.Run(name,
-                    {'kind': kind, 'lanes': lanes, 'horizon': horizon},
-                    configuration(kind, lanes, horizon))
+def configure_tiny(kind: str, lanes: int, horizon: int, updates: int) -> config_lib.Config:
+  """A run of seconds."""
+  result = configure(kind, lanes, horizon, updates)
+  model, train = result.model, result.train
+  model.units = model.projection = 16
+  model.channels, model.layers, model.context_channels = 8, 1, 8
+  train.batch, train.crop, train.burn_in = 2, 240, 40
+  train.eval_every = train.save_every = updates
+  result.evaluation.max_valid_utterances = result.evaluation.free_running = 1
+  return result
 
 
-def figures(config: config_lib.Config, folder, split: str) -> dict:
-  """Columns of this study beside those of every sweep."""
+def _systems(configuration, grid, lengths, seeds) -> list[study.System]:
+  return [study.System(
+      f'{kind}{lanes}x{horizon}', {'kind': kind, 'lanes': lanes, 'horizon': horizon},
+      functools.partial(configuration, kind, lanes, horizon), lengths, seeds)
+          for kind, lanes, horizon in grid]
+
+
+def full() -> study.Variant:
+  return study.Variant(_systems(configure, GRID, (3_000,), (0, 1, 2)), tuning_updates=500)
+
+
+def tiny() -> study.Variant:
+  grid = (PLAIN, ('subscale', 4, 8))
+  return study.Variant(_systems(configure_tiny, grid, (4,), (0,)), tuning_updates=4,
+                       rates=(4e-3,))
+
+
+def columns(config: config_lib.Config, folder: pathlib.Path) -> dict:
+  """Columns of this study beside those of every one."""
   sampler = scan.Sampler(models.build(config), checkpoints.load(folder).params,
                          block_frames=config.evaluation.block_frames)
   seconds = measure.interleaved({'block': measure.next_block(sampler, 1)}, 5)['block']
   samples = config.evaluation.block_frames * config.mel.hop
-  result = json.loads((pathlib.Path(folder) / f'evaluation_{split}.json').read_text())
-  return {'nll_lanes': ' '.join(f'{n:.4f}' for n in result.get('nll_lanes', ())),
+  by_lane = json.loads((folder / 'evaluation_test.json').read_text()).get('nll_lanes', ())
+  return {'nll_lanes': ' '.join(f'{n:.4f}' for n in by_lane),
           'samples_per_second': samples / seconds,
           'latency_seconds': sampler.latency,
-          **result.get('free_running', {})}
+          **runs.free_running(config, folder)}
 
 
-def main(_):
-  sweep.execute(list(runs()), _RESULTS.value, _WORKDIR.value, figures=figures,
-                executor=executors.create(_EXECUTOR.value))
+def key(row: dict) -> tuple:
+  """(kind, lanes, horizon, updates) of a run."""
+  return row['kind'], int(row['lanes']), int(row['horizon']), int(row['updates'])
 
+
+def plain_of(cells: dict, name: tuple):
+  """The plain model after as many updates, or None if it has not run yet."""
+  return cells.get((*PLAIN, name[3]))
+
+
+def table(cells: dict) -> str:
+  """Every run with its difference to the plain model of its training length."""
+  rows = []
+  for name in sorted(cells, key=lambda n: (n[3], n[0] == 'fused', *n[1:3])):
+    kind, lanes, horizon, updates = name
+    cell = cells[name]
+    rows.append([f'{updates:,}', kind, lanes, horizon, f'{int(cell.row["parameters"]):,}',
+                 *(cells_lib.mean(cell, f'nll{part}', 3) for part in ('_coarse', '_fine', '')),
+                 *cells_lib.gap_columns(cell, plain_of(cells, name)),
+                 f'{_speed(cell):,.0f}', cells_lib.mean(cell, 'latency_seconds', 2),
+                 cells_lib.mean(cell, 'log_mel_l1', 2), *cells_lib.cost_columns(cell)])
+  return cells_lib.markdown(
+      ['updates', 'model', 'lanes', 'F', 'parameters', 'coarse', 'fine', 'NLL (nats/sample)',
+       'difference to plain', *cells_lib.GAP_HEADER, 'samples/s', 'latency (s)', 'log-mel L1',
+       *cells_lib.COST_HEADER], rows)
+
+
+# Pictures
+
+
+def figures(cells: dict) -> dict:
+  return {'nll.png': nll_figure(cells), 'lanes.png': lane_figure(cells)}
+
+
+def nll_figure(cells: dict):
+  """NLL against lanes at the horizon most runs have, against horizon, and against speed.
+
+  A line is a training length.
+  """
+  result = pictures.new_figure(13, 4)
+  panels = result.subplots(1, 3, sharey=True)
+  for color, updates in enumerate(sorted({name[3] for name in cells})):
+    _draw_length(panels, cells, updates, f'C{color}')
+  lanes, horizon, speed = panels
+  lanes.set_xscale('log', base=2)
+  lanes.set(xlabel='lanes S', ylabel='held-out NLL (nats/sample)')
+  horizon.set(xlabel='horizon F (positions)')
+  speed.set_xscale('log')
+  speed.set(xlabel='samples/s of one utterance, scan sampler')
+  for panel in panels:
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize='x-small')
+  return result
+
+
+def _draw_length(panels, cells: dict, updates: int, color: str) -> None:
+  """The points of the runs of one training length."""
+  lanes, horizon, speed = panels
+  folded = [name for name in cells if name[0] == 'subscale']
+  horizons = [name[2] for name in folded]
+  usual = max(set(horizons), key=horizons.count, default=0)
+  most = max((name[1] for name in folded), default=1)
+
+  def draw(panel, chosen, place, style, label):
+    names = sorted((n for n in cells if n[3] == updates and chosen(n)), key=place)
+    _points(panel, cells, names, [place(n) for n in names], style, color,
+            f'{label}, {updates:,} updates')
+
+  draw(lanes, lambda n: n[:3] == PLAIN or n[0] == 'subscale' and n[2] == usual,
+       lambda n: n[1], 'o-', f'F = {usual}')
+  draw(lanes, lambda n: n[0] == 'fused', lambda n: n[1], 's', 'fused')
+  draw(horizon, lambda n: n[0] == 'subscale' and n[1] == most, lambda n: n[2], 'o-',
+       f'{most} lanes')
+  for kind, style in (('wavernn', 'D'), ('subscale', 'o'), ('fused', 's')):
+    draw(speed, lambda n, kind=kind: n[0] == kind, lambda n: _speed(cells[n]), style, kind)
+
+
+def _speed(cell) -> float:
+  return float(cell.row['samples_per_second'])
+
+
+def _points(panel, cells, names, places, style, color, label):
+  """NLLs, with the intervals of their differences to the plain model as bars."""
+  if not names:
+    return
+  bars = [cells_lib.interval_bar(cells[n], plain_of(cells, n)) for n in names]
+  panel.errorbar(places, [cells[n].nll for n in names], yerr=list(zip(*bars, strict=True)),
+                 fmt=style, color=color, capsize=3, label=label)
+
+
+def lane_figure(cells: dict):
+  """NLL of each lane, a line a run, less the plain model's mean."""
+  result = pictures.new_figure(7, 4)
+  panel = result.subplots()
+  for name, cell in sorted(cells.items(), key=lambda item: (item[0][3], *item[0])):
+    kind, lanes, horizon, updates = name
+    nll, plain = [float(n) for n in cell.row['nll_lanes'].split()], plain_of(cells, name)
+    if nll and plain:
+      panel.plot([s / lanes for s in range(lanes)], [n - plain.nll for n in nll], '.-',
+                 label=f'{kind}, {lanes} lanes, F = {horizon}, {updates:,} updates')
+  panel.axhline(0, color='black', label='plain')
+  panel.set(xlabel='lane s / S', ylabel='held-out NLL less plain (nats/sample)')
+  panel.grid(alpha=0.3)
+  panel.legend(fontsize='x-small')
+  return result
+
+
+STUDY = study.Study('subscale', {study.FULL: full, 'tiny': tiny}, key, table, figures, columns)
 
 if __name__ == '__main__':
-  flags.mark_flag_as_required('data_dir')
-  app.run(main)
+  study.main(STUDY)

@@ -1,4 +1,4 @@
-"""The models; what they have in common stands in system.py."""
+"""The models; system.py documents what they have in common."""
 
 from wavernn_jax.config import Config
 from wavernn_jax.models import fused, subscale, wavenet, wavernn

@@ -8,6 +8,9 @@
 x_u, x_r, x_e are the gate inputs: conditioning, bias and the bytes, formed for
 all time steps before the scan. They are three arrays and not one of G = 3H:
 slicing and joining such arrays costs as much as the recurrence itself.
+
+GRUs of other programs have a bias b beside R_e, inside the reset gate: `reset_bias`
+makes of it what is added to R h.
 """
 
 import jax
@@ -53,19 +56,24 @@ def part(g_BxG, h_BxH, x, i: int, parts: int):
   return blend(jnp.split(h_BxH, parts, axis=1)[i], u, e)
 
 
-def step(R_HxG, h_BxH, x):
+def reset_bias(b_H):
+  """The bias, G, of R h that adds b to R_e h alone."""
+  return jnp.pad(b_H, (2 * len(b_H), 0))
+
+
+def step(R_HxG, h_BxH, x, bias_G=0):
   """One step with all gate inputs known. Returns h_t, BxH."""
-  u, _, e, _ = gates(products.product(h_BxH, R_HxG), x)
+  u, _, e, _ = gates(products.product(h_BxH, R_HxG) + bias_G, x)
   return blend(h_BxH, u, e)
 
 
-def autodiff_scan(R_HxG, x_TxBxH, h_BxH):
+def autodiff_scan(R_HxG, x_TxBxH, h_BxH, bias_G=0):
   """The states h_1..h_T, TxBxH: `step` under `lax.scan`, differentiated by JAX.
 
   The plain path that `scan` is tested and measured against.
   """
   def body(h, x):
-    h = step(R_HxG, h, x)
+    h = step(R_HxG, h, x, bias_G)
     return h, h
   return lax.scan(body, h_BxH, x_TxBxH)[1]
 

@@ -148,12 +148,16 @@ class Residuals:
 
   def _frame_filters(self, mel_BxFxM) -> prediction.Filter:
     """Filters of the frames −1, 0, ..; leading axes FxB."""
-    margin, taps = conditioning.margin(self.config), self.config.taps
-    frames_FxBxM = mel_BxFxM[:, margin - 1:mel_BxFxM.shape[1] - margin].swapaxes(0, 1)
+    taps = self.config.taps
     found = prediction.spectral_filter(
-        prediction.outlast(frames_FxBxM, self.mel), np.ones((1, taps), bool),
-        prediction.offsets(taps), self.mel)
+        self.frames(mel_BxFxM), np.ones((1, taps), bool), prediction.offsets(taps), self.mel)
     return jax.tree.map(lambda a: a[:, :, 0], found)
+
+  def frames(self, mel_BxFxM):
+    """The frames −1, 0, .. that predictions are made of, FxBxM."""
+    margin = conditioning.margin(self.config)
+    frames_FxBxM = mel_BxFxM[:, margin - 1:mel_BxFxM.shape[1] - margin].swapaxes(0, 1)
+    return prediction.outlast(frames_FxBxM, self.mel)
 
   def rows(self, first: int, samples: int) -> np.ndarray:
     """The frame nearest to each sample first .. samples − 1, counted from frame −1."""

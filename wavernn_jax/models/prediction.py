@@ -77,9 +77,12 @@ def spectral_filter(mel_NxM, known_LxD, offsets_D, mel: MelConfig) -> Filter:
     solved = [levinson(r_NxK, len(offsets_D)) if _is_past(offsets_D, known_D)
               else solve(r_NxK, offsets_D, known_D) for known_D in known_LxD]
     w_NxLxD, v_NxL = (jnp.stack(part, axis=mel_NxM.ndim - 1) for part in zip(*solved, strict=True))
-    level_NxL = jnp.broadcast_to(r_NxK[..., :1], v_NxL.shape)
-    taps_NxLxD, shift_NxL = quantise(w_NxLxD)
-    return Filter(taps_NxLxD, shift_NxL, _size(v_NxL, mel), _size(level_NxL, mel))
+    return filter_of(w_NxLxD, v_NxL, jnp.broadcast_to(r_NxK[..., :1], v_NxL.shape), mel)
+
+
+def filter_of(w_NxD, v_N, r_N, mel: MelConfig) -> Filter:
+  """The Filter of weights, what they leave, and r_0; float64."""
+  return Filter(*quantise(w_NxD), _size(v_N, mel), _size(r_N, mel))
 
 
 def _size(power_N, mel: MelConfig):

@@ -54,6 +54,8 @@ class Parameters(Recurrence):
     self.previous = nnx.Param(
         small(rngs.params(), (hearing.build(config, mel).width, 3 * config.units)))
     self.coarse = nnx.Param(small(rngs.params(), (3, half)))
+    if config.reset_bias:
+      self.reset_bias = nnx.Param(jnp.zeros((config.units,)))
     if config.prediction == 'spectral':
       self.prior = nnx.Param(jnp.full((1,), hearing.PRIOR))
     # O_1, O_2 of the coarse byte and O_3, O_4 of the fine one.
@@ -177,8 +179,10 @@ class WaveRNN:
   def _run(self, params, state, pcm_BxT, mel_BxFxM, input_noise=None):
     """States TxBxH after each of the given samples, and what was heard of them."""
     x_TxBxH, heard = self.gate_inputs(params, state, pcm_BxT, mel_BxFxM, input_noise)
-    h_TxBxH = cell.scan(self.recurrent(params), x_TxBxH, state['h'].astype(x_TxBxH[0].dtype))
-    return h_TxBxH, heard
+    operands = self.recurrent(params), x_TxBxH, state['h'].astype(x_TxBxH[0].dtype)
+    if 'reset_bias' in params:
+      return cell.autodiff_scan(*operands, cell.reset_bias(params['reset_bias'])), heard
+    return cell.scan(*operands), heard
 
   def priors(self, params, scale, coarse):
     """Slope and ramp of each byte's logits (`hearing.priors`), None without a prediction."""
@@ -243,6 +247,7 @@ class WaveRNN:
     """
     recurrent = products.loop_product(self.recurrent(params), len(x_TxBxH[0][0]))
     weights_3xKxH = self._heard_weights(params)
+    bias_G = cell.reset_bias(params['reset_bias']) if 'reset_bias' in params else 0
 
     def half(i, h, g_BxG, x, uniform, priors, context=None):
       """The coarse (0) or fine (1) units of h_t, and the byte drawn from them."""
@@ -255,7 +260,7 @@ class WaveRNN:
     def body(carry, at_t):
       h, *tape = carry
       x, (uniform_coarse, uniform_fine), context, live, row = at_t
-      g_BxG = recurrent(h)  # once, for both halves
+      g_BxG = recurrent(h) + bias_G  # once, for both halves
       at = None if filters is None else jax.tree.map(lambda f: f[row], filters)
       previous, predicted = self.hearing.before(tape, at)
       x = _add(x, [w[:-1] for w in weights_3xKxH], previous)

@@ -6,7 +6,7 @@ has O/b_o block rows. Its arrays, as they stand in an exported file:
   offsets  uint32 [O/b_o + 1]      row r owns blocks offsets[r]:offsets[r + 1]
   indices  uint16|uint32 [K]       block column of each block, growing in a row
   values   float32|uint16|int8 [K, 16]   a block's weights, outputs outermost
-  scales   float32 [O/b_o]         int8 only: weight = value * scales[row]
+  scales   float32 [O]             int8 only: weight = value * scale of its output
 
 uint16 values are bfloat16 bits. A dense matrix is one with all blocks.
 """
@@ -43,7 +43,7 @@ class PackedMatrix:
     return self.blocks * BLOCK_SIZE / (self.shape[0] * self.shape[1])
 
 
-def pack(dense_OxN, block=(16, 1), dtype='float32', mask=None):
+def pack(dense_OxN, block=(16, 1), dtype='float32', mask=None, row_scales=False):
   """Pack a matrix.
 
   Args:
@@ -51,6 +51,8 @@ def pack(dense_OxN, block=(16, 1), dtype='float32', mask=None):
     block: outputs and inputs of a block, one of `SHAPES`.
     dtype: one of `DTYPES`.
     mask: bool [O / b_o, N / b_n], which blocks to keep; None keeps all.
+    row_scales: outputs of a block row have the same int8 scale, for kernels that
+      hold no more.
 
   Returns:
     A PackedMatrix.
@@ -73,7 +75,7 @@ def pack(dense_OxN, block=(16, 1), dtype='float32', mask=None):
   row, column = np.nonzero(mask)
   offsets = np.concatenate([[0], np.cumsum(mask.sum(1))]).astype(np.uint32)
   narrow = columns <= np.iinfo(np.uint16).max + 1
-  values, scales = _quantise(blocks[row, column], row, rows, dtype)
+  values, scales = _quantise(blocks[row, column], row, (rows, block[0]), dtype, row_scales)
   return PackedMatrix(
       dense_OxN.shape, block, dtype, offsets,
       column.astype(np.uint16 if narrow else np.uint32), values, scales)
@@ -88,7 +90,7 @@ def unpack(packed):
   if packed.dtype == 'bfloat16':
     values = (values.astype(np.uint32) << 16).view(np.float32)
   elif packed.dtype == 'int8':
-    values = values * packed.scales[row, None]
+    values = values * _of_values(packed.scales.reshape(rows, -1)[row])
   blocks[row, packed.indices] = values
   blocks = blocks.reshape(rows, columns, *packed.block)
   return blocks.transpose(0, 2, 1, 3).reshape(packed.shape)
@@ -105,14 +107,25 @@ def _check(shape, block, dtype):
         f'{shape[0]}x{shape[1]} (outputs x inputs)')
 
 
-def _quantise(values_KxB, row_K, rows, dtype):
-  """Values in their stored type, and the int8 scale of each block row."""
+def _of_values(scales_KxO):
+  """The scale of each value of blocks, from those of their outputs."""
+  return np.repeat(scales_KxO, BLOCK_SIZE // scales_KxO.shape[1], axis=1)
+
+
+def _quantise(values_KxB, row_K, outputs, dtype, row_scales):
+  """Values in their stored type, and the int8 scale of each output.
+
+  outputs: (block rows, outputs of a block).
+  """
   if dtype == 'float32':
     return values_KxB, None
   if dtype == 'bfloat16':
     return values_KxB.astype(ml_dtypes.bfloat16).view(np.uint16), None
-  greatest = np.zeros(rows, np.float32)
-  np.maximum.at(greatest, row_K, np.abs(values_KxB).max(1, initial=0))
+  greatest = np.zeros(outputs, np.float32)
+  magnitudes = np.abs(values_KxB).reshape(len(row_K), outputs[1], -1)
+  np.maximum.at(greatest, row_K, magnitudes.max(axis=2, initial=0))
+  if row_scales:
+    greatest[:] = greatest.max(axis=1, keepdims=True)
   scales = np.where(greatest > 0, greatest / 127, 1).astype(np.float32)
-  steps = np.rint(values_KxB / scales[row_K, None])
-  return np.clip(steps, -127, 127).astype(np.int8), scales
+  steps = np.rint(values_KxB / _of_values(scales[row_K]))
+  return np.clip(steps, -127, 127).astype(np.int8), scales.ravel()

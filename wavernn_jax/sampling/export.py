@@ -1,96 +1,33 @@
-"""Exports: one safetensors file from which a WaveRNN, or a subscale one, is sampled (§3, §4).
+"""Packed models, and their files: one safetensors file from which a WaveRNN is sampled (§3, §4).
 
-A file is plain safetensors with two metadata entries:
-
-  header   JSON object
-    format       "wavernn-jax"
-    version      2; readers refuse a greater one
-    weights      "float32", "bfloat16" or "int8": type of the packed matrices
-    block        [outputs, inputs] of a block, [16, 1] or [4, 4]
-    parameters   parameters that are not pruned (pruning.count_parameters)
-    sample_rate  Hz, equal to mel.sample_rate
-    mel          mel convention: the fields of config.MelConfig
-    config       config.Config, with mel once more; data.dir and init_from are ""
-  sha256   hexadecimal digest of the UTF-8 bytes of `header`, then of the data of
-           all tensors in the order of their names
-
-Tensors, for H units, P projection, M mel bands, C channels, k frames of a
-convolution, L of them. Every matrix that can be pruned is packed, outputs first:
-
-  recurrent.u|r|e                     H x H     R_u, R_r, R_e
-  outputs.coarse|fine.hidden.kernel   P x H/2   O_1, O_3
-  outputs.coarse|fine.output.kernel   256 x P   O_2, O_4
-  conditioning.gates.kernel           3H x C    its rows: gates u, r, e
-  context.gates.kernel                3H x D    the same, of subscale models
-
-A packed matrix NAME of O outputs and N inputs, in blocks of b_o x b_n, is
-
-  NAME.offsets  U32 [O/b_o + 1]   block row r owns blocks offsets[r]:offsets[r + 1]
-  NAME.indices  U16 [K]           block columns, growing in a row (U32 if N/b_n > 65536)
-  NAME.values   F32|BF16|I8 [K, 16]   a block's weights, outputs outermost; I8: -127..127
-  NAME.scales   F32 [O/b_o]       I8 only: weight = value * scale of its block row
-
-With "int8" the conditioning gates are BF16: they are multiplied once a frame,
-so that a smaller type would only cost precision. The other tensors are F32,
-inputs first (y = x W + b), bytes scaled to [-1, 1]:
-
-  previous                                [2, 3H]   weights of c_{t-1}, f_{t-1}; u, r, e
-  coarse                                  [3, H/2]  weights of c_t on the fine units
-  conditioning.layers.0..L-1.kernel       [k M, C], then [k C, C]; frames outermost
-  conditioning.layers.0..L-1.bias         [C]
-  conditioning.gates.bias                 [3H]
-  outputs.coarse|fine.hidden|output.bias  [P], [256]
-
-The outputs of a fused model are named by lane and nibble, outputs.0.0 to outputs.1.3.
-What other models have of their own is F32, under the names of their parameters:
-context.* (models/context.py), samples and nibbles (models/fused.py, without GAINS).
-
-COARSE_GAIN of models/wavernn.py is multiplied into the weights of the coarse
-bytes. How the tensors are used: models/wavernn.py, models/conditioning.py.
-
-Subscale models (config.model.kind "subscale") with config.model.lanes S > 1 have
-a context network of D = context_channels channels. Its output stands behind the
-H/2 units in the inputs of O_1, which is P x (H/2 + D). For a first
-layer of K positions (context_kernel, but not beyond the horizon) and N =
-context_layers further ones, F32:
-
-  context.distances                [K, S-1, 2, D]     W: tap, lanes apart - 1, input
-  context.pairs                    [K, S(S-1)/2, 2, D]  V: of lane s hearing lane z at
-                                                      index s(s-1)/2 + z
-  context.embedding                [S, D]             e
-  context.nearest                  [S-1, 2, 3H]       of the bytes of the samples 1, 2, ..
-                                                      before, where a lane before has them
-  context.layers.0..N-1.kernel     [3D, D]            A, inputs i - d, i, i + f
-  context.layers.0..N-1.bias       [D]                a
-
-lanes, horizon and the context_ fields in config.model give the reach of each
-layer; context_block is the number of positions between which nothing is seen of
-other lanes, and with it the delay of a stream: models/context.py, models/skew.py.
-
-Version 1 had context.gates.kernel as F32 [D, 3H]; it is read too.
+export_format.py describes the file. In memory, tensors bear the names of the parameters
+that they are of, such as "outputs.fine.hidden.kernel".
 """
 
 import copy
 import dataclasses
 import functools
 import hashlib
-import json
 import pathlib
 
 import jax
 import ml_dtypes
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from wavernn_jax import files, models, pruning
 from wavernn_jax.config import Config, PruningConfig, to_dict
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import hearing
-from wavernn_jax.sampling import blocksparse, export_checks
+from wavernn_jax.sampling import blocksparse, export_checks, export_format
 from wavernn_jax.voice import Voice
 
-_GATES, _CONTEXT_GATES = 'conditioning.gates.kernel', 'context.gates.kernel'
+_GATES = 'conditioning.gates.kernel'
+_IN_FILES = {'reset_bias': 'recurrent.e.bias'}  # parameters of other names there
+# Fields of config.ModelConfig that only models of these kinds have.
+_OWN_FIELDS = {
+    'wavenet': ('blocks', 'cycles', 'residual', 'skip', 'mixtures'),
+    'subscale': ('context_layers', 'context_channels', 'context_kernel', 'context_block')}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,11 +35,11 @@ class Export:
   """A packed model.
 
   Attributes:
-    config: of the run, without its local paths.
+    config: of the run without its local paths, or what a file says of it.
     weights: type of the packed matrices, one of `blocksparse.DTYPES`.
     block: (outputs, inputs) of a block.
     parameters: parameters that are not pruned.
-    tensors: by name: a PackedMatrix, or float32 with the gain multiplied in.
+    tensors: by name: a PackedMatrix, or float32 with the gains multiplied in.
   """
 
   config: Config
@@ -115,7 +52,7 @@ class Export:
     """Parameters of the model, or of one part of it ('conditioning'), unpacked."""
     tree = nest({
         name: blocksparse.unpack(tensor).T if is_packed(tensor)
-        else _scale_coarse(name, tensor, 1 / hearing.COARSE_GAIN)
+        else tensor / _gain(name, self.config)
         for name, tensor in self.tensors.items() if name.startswith(part)})
     return tree[part] if part else tree
 
@@ -173,7 +110,7 @@ def pack(params, masks, config: Config, weights: str = 'bfloat16',
   for name, leaf in leaves.items():
     leaf = np.asarray(leaf, np.float32)
     tensors[name] = (_pack(name, leaf, flat_masks[name], block, types[name]) if name in types
-                     else _scale_coarse(name, leaf, hearing.COARSE_GAIN))
+                     else leaf * _gain(name, config))
   shipped = copy.deepcopy(config)
   shipped.data.dir = shipped.init_from = ''
   count = pruning.count_parameters(params, masks)
@@ -205,11 +142,6 @@ def packed_types(names, weights: str) -> dict[str, str]:
           for name, sparsity in targets.items() if sparsity}
 
 
-def _packed_in(version: int, name: str) -> bool:
-  """Whether files of a version hold a parameter packed that is so in the last one."""
-  return version > 1 or name != _CONTEXT_GATES
-
-
 def flatten(tree) -> dict:
   """Leaves by their path, joined with dots; None is a leaf."""
   leaves, _ = jax.tree.flatten_with_path(tree, is_leaf=lambda leaf: leaf is None)
@@ -229,19 +161,28 @@ def write(path, export: Export) -> None:
 
 def to_bytes(export: Export) -> bytes:
   """The file of an export."""
-  tensors, config = {}, to_dict(export.config)
+  tensors = {}
   for name, tensor in export.tensors.items():
+    name = _IN_FILES.get(name, name)
     if is_packed(tensor):
       tensors |= {f'{name}.{field}': array for field, array in _fields(tensor).items()}
     else:
-      tensors[name] = np.ascontiguousarray(tensor)
-  header = json.dumps({
-      'format': export_checks.FORMAT, 'version': export_checks.VERSION, 'weights': export.weights,
-      'block': export.block, 'parameters': export.parameters,
-      'sample_rate': export.config.mel.sample_rate, 'mel': config['mel'], 'config': config})
-  digest = export_checks.checksum(
-      header, {name: array.tobytes() for name, array in tensors.items()})
-  return safetensors.numpy.save(tensors, {'header': header, 'sha256': digest})
+      tensors[name] = np.float32(tensor)
+  return export_format.to_bytes({
+      'weights': export.weights, 'block': export.block, 'parameters': export.parameters,
+      'sample_rate': export.config.mel.sample_rate, 'model': _model_fields(export.config),
+      'mel': to_dict(export.config.mel)}, tensors)
+
+
+def _model_fields(config: Config) -> dict:
+  """What a reader needs to know of a model."""
+  fields, kind = to_dict(config.model), config.model.kind
+  others = [name for owner, own in _OWN_FIELDS.items() if owner != kind for name in own]
+  if kind == 'wavernn':
+    others += ['lanes', 'horizon']
+  if config.model.prediction != 'spectral':
+    others += ['taps']
+  return {name: value for name, value in fields.items() if name not in others}
 
 
 def read(path) -> Voice:
@@ -270,24 +211,25 @@ def from_bytes(data: bytes) -> Export:
   Raises:
     ValueError, RecursionError, SafetensorError: if it is damaged.
   """
-  tensors = dict(safetensors.deserialize(data))
-  start = 8 + int.from_bytes(data[:8], 'little')
-  metadata = json.loads(data[8:start]).get('__metadata__') or {}
-  header = export_checks.header(metadata, tensors)
+  header, tensors = export_format.from_bytes(data)
+  header = export_checks.header(header)
   config = export_checks.config(header, len(tensors))
   weights, block = header['weights'], header['block']
   shapes = flatten(jax.eval_shape(lambda: models.build(config).init(0)))
-  types = {name: kind for name, kind in packed_types(shapes, weights).items()
-           if _packed_in(header['version'], name)}
-  arrays = export_checks.Arrays(tensors)
-  found = {name: arrays.packed(name, leaf.shape, types[name], block) if name in types
-           else arrays.take(name, 'F32', leaf.shape) for name, leaf in shapes.items()}
-  arrays.check_empty()
+  types, arrays = packed_types(shapes, weights), export_checks.Arrays(tensors)
+
+  def take(name, shape):
+    name, kind = _IN_FILES.get(name, name), types.get(name)
+    if kind is None:
+      return arrays.take(name, 'F32', shape)
+    return arrays.packed(name, shape, kind, block, row_scales=header['version'] < 3)
+
+  found = {name: take(name, leaf.shape) for name, leaf in shapes.items()}
+  if 'prior' in found:
+    export_checks.prior(found['prior'])
   stored = sum(t.values.size if is_packed(t) else t.size for t in found.values())
   if header['parameters'] > stored:
     raise ValueError(f'found {stored} weights, but parameters {header["parameters"]}')
-  if not is_packed(found.get(_CONTEXT_GATES)) and _CONTEXT_GATES in found:  # version 1
-    found[_CONTEXT_GATES] = _pack(_CONTEXT_GATES, found[_CONTEXT_GATES], None, block, 'float32')
   return Export(config, weights, block, header['parameters'], found)
 
 
@@ -331,11 +273,12 @@ def _fields(matrix: blocksparse.PackedMatrix) -> dict[str, np.ndarray]:
   return fields if matrix.scales is None else fields | {'scales': matrix.scales}
 
 
-def _scale_coarse(name, leaf, factor):
-  """The weights of coarse bytes times a factor; others as they are."""
-  if name in ('previous', 'context.nearest'):
-    return leaf * np.float32([[factor], [1]])
-  return leaf * np.float32(factor) if name == 'coarse' else leaf
+def _gain(name: str, config: Config) -> np.ndarray:
+  """What is multiplied into a tensor of a file: the gain of each input; powers of two."""
+  if name in ('previous', 'coarse'):
+    gains = hearing.build(config.model, config.mel).gains
+    return gains[:-1, None] if name == 'previous' else gains[-1]
+  return np.float32([[hearing.COARSE_GAIN], [1]]) if name == 'context.nearest' else np.float32(1)
 
 
 def nest(leaves: dict) -> dict:

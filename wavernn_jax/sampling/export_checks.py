@@ -1,54 +1,36 @@
-"""Checks of an export's header and tensors; the format stands in export.py.
+"""Checks of an export's header and tensors; the format stands in export_format.py.
 
 All functions raise ValueError (InputError is one) that says what is wrong.
 """
 
-import hashlib
-import json
+import dataclasses
+import math
 
 import numpy as np
 
 from wavernn_jax import config as config_lib, rules
 from wavernn_jax.sampling import blocksparse
 
-FORMAT, VERSION = 'wavernn-jax', 2
 _TYPES = {'F32': np.float32, 'BF16': np.uint16, 'I8': np.int8, 'U16': np.uint16,
           'U32': np.uint32}
 _STORED = {'float32': 'F32', 'bfloat16': 'BF16', 'int8': 'I8'}
-_FIELDS = {'format': str, 'version': int, 'weights': str, 'block': list, 'parameters': int,
-           'sample_rate': int, 'mel': dict, 'config': dict}
+_FIELDS = {'weights': str, 'block': list, 'parameters': int, 'sample_rate': int, 'mel': dict}
+_NEEDED = {  # of the fields with a default: what no file may leave out
+    'model': ('kind', 'units', 'projection', 'channels', 'layers', 'kernel'),
+    'mel': tuple(f.name for f in dataclasses.fields(config_lib.MelConfig) if f.name != 'name')}
+_KINDS = 'wavernn', 'subscale', 'fused'
+_MAX_FRAMES = 1 << 12  # of a block that a sampler makes at a time
+_MAX_PRIOR = 20.0  # of its logarithm
 
 
-def checksum(header_text: str, data: dict) -> str:
-  """`sha256` of a file, from its header and the bytes of its tensors by name."""
-  digest = hashlib.sha256(header_text.encode())
-  for name in sorted(data):
-    digest.update(data[name])
-  return digest.hexdigest()
-
-
-def header(metadata: dict, tensors: dict) -> dict:
-  """The header of a file, of known version and with the right checksum.
-
-  Args:
-    metadata: of the safetensors file.
-    tensors: by name, dicts with `data`.
-  """
-  if 'header' not in metadata:
-    raise ValueError('has no entry `header` in its metadata')
-  found = json.loads(metadata['header'])
-  if not isinstance(found, dict) or found.get('format') != FORMAT:
-    raise ValueError(f'its header does not say that its format is {FORMAT!r}')
-  version = found.get('version')
-  if isinstance(version, int) and version > VERSION:
-    raise ValueError(f'is of format version {version}, newer than {VERSION}, the last that '
-                     'this program knows: update the program')
-  data = {name: tensor['data'] for name, tensor in tensors.items()}
-  if metadata.get('sha256') != checksum(metadata['header'], data):
-    raise ValueError('its checksum is of other contents: it is damaged or was changed')
-  wrong = [name for name, kind in _FIELDS.items() if type(found.get(name)) is not kind]
-  if wrong or not 1 <= version <= VERSION:
-    raise ValueError(f'fields of its header are missing or wrong: {wrong or ["version"]}')
+def header(found: dict) -> dict:
+  """A header with the fields of the last version, each of its type."""
+  sections = found.get('config') if found['version'] < 3 else found
+  found = found | {'model': sections.get('model') if isinstance(sections, dict) else None}
+  wrong = [name for name, kind in (_FIELDS | {'model': dict}).items()
+           if type(found.get(name)) is not kind]
+  if wrong:
+    raise ValueError(f'fields of its header are missing or wrong: {wrong}')
   _check_packing(found)
   return found | {'block': blocksparse.SHAPES[blocksparse.SHAPES.index(tuple(found['block']))]}
 
@@ -64,18 +46,54 @@ def _check_packing(found: dict) -> None:
 
 
 def config(found: dict, tensors: int) -> config_lib.Config:
-  """The configuration in a header, of sizes that a file of so many tensors may have."""
-  values = config_lib.from_dict(found['config'])
+  """The configuration of a header, of sizes that a file of so many tensors may have.
+
+  What it does not say, as of training, has its default, or what goes with the model.
+  """
+  model = _section(found, 'model', config_lib.ModelConfig)
+  mel = _section(found, 'mel', config_lib.MelConfig)
+  if found['sample_rate'] != mel.sample_rate:
+    raise ValueError(f'its sample_rate {found["sample_rate"]} and its mel convention disagree')
+  if model.layers > tensors:
+    raise ValueError(f'its model has {model.layers} layers, expected at most {tensors}')
+  if model.kind not in _KINDS:
+    raise ValueError(f'is of a model of kind {model.kind!r}, expected one of {_KINDS}')
+  if found['version'] == 1 and model.kind != 'wavernn':
+    raise ValueError('is a subscale model in format version 1, which is not read any more')
+  values = config_lib.Config(model=model, mel=mel)
+  if model.lanes > 1:
+    _fit_lanes(values)
   rules.check(values)
-  mel = config_lib.from_dict(found['mel'], config_lib.MelConfig, 'mel')
-  differing = config_lib.differences(
-      config_lib.to_dict(mel), config_lib.to_dict(values.mel), 'mel')
-  if differing or found['sample_rate'] != mel.sample_rate:
-    raise ValueError('its mel convention, sample rate and config disagree: '
-                     f'{sorted(differing) or "sample_rate"}')
-  if values.model.layers > tensors:
-    raise ValueError(f'its config has layers {values.model.layers}, expected at most {tensors}')
   return values
+
+
+def _section(found: dict, name: str, kind):
+  """A section of the configuration; fields that are not known here are left out."""
+  missing = [field for field in _NEEDED[name] if field not in found[name]]
+  if missing:
+    raise ValueError(f'its {name} lacks the fields {missing}')
+  known = {f.name for f in dataclasses.fields(kind)}
+  return config_lib.from_dict(
+      {field: v for field, v in found[name].items() if field in known}, kind, name)
+
+
+def _fit_lanes(values: config_lib.Config) -> None:
+  """Sets what a configuration has beside the model so that its lanes go into it."""
+  model, evaluation = values.model, values.evaluation
+  step = model.lanes * (max(1, model.context_block) if model.kind == 'subscale' else 1)
+  frames = step // math.gcd(step, values.mel.hop)
+  evaluation.block_frames = frames * -(-evaluation.block_frames // frames)
+  if evaluation.block_frames > _MAX_FRAMES:
+    raise ValueError(f'its model draws {model.lanes} lanes of {model.context_block} positions, '
+                     'which no block of frames holds')
+  values.train.crop = model.lanes * max(
+      -(-values.train.crop // model.lanes), model.horizon + 1)
+
+
+def prior(found: np.ndarray) -> None:
+  """A prior whose scale is a number."""
+  if abs(found[0]) > _MAX_PRIOR:
+    raise ValueError(f'prior: found {found[0]}, expected -{_MAX_PRIOR} to {_MAX_PRIOR}')
 
 
 class Arrays:
@@ -99,8 +117,12 @@ class Arrays:
       raise ValueError(f'tensor {name} has NaN or infinite values')
     return array
 
-  def packed(self, name: str, shape_NxO, dtype: str, block) -> blocksparse.PackedMatrix:
-    """A packed matrix whose parameter has N inputs and O outputs."""
+  def packed(self, name: str, shape_NxO, dtype: str, block,
+             row_scales: bool = False) -> blocksparse.PackedMatrix:
+    """A packed matrix whose parameter has N inputs and O outputs.
+
+    row_scales: it is of a version that has an int8 scale for each block row.
+    """
     shape = shape_NxO[::-1]
     if any(n % b for n, b in zip(shape, block, strict=True)):
       raise ValueError(f'blocks of {block} do not divide {name} of {shape}')
@@ -114,15 +136,13 @@ class Arrays:
     indices = self.take(f'{name}.indices', width, (total,))
     _check_indices(name, indices, offsets, columns)
     values = self.take(f'{name}.values', _STORED[dtype], (total, blocksparse.BLOCK_SIZE))
-    scales = self.take(f'{name}.scales', 'F32', (rows,)) if dtype == 'int8' else None
-    if dtype == 'int8' and ((values == -128).any() or (scales < 0).any()):
-      raise ValueError(f'{name}: values must be -127..127, scales not negative')
+    scales = None
+    if dtype == 'int8':
+      scales = self.take(f'{name}.scales', 'F32', (rows if row_scales else shape[0],))
+      if (values == -128).any() or (scales < 0).any():
+        raise ValueError(f'{name}: values must be -127..127, scales not negative')
+      scales = np.repeat(scales, shape[0] // len(scales))
     return blocksparse.PackedMatrix(shape, block, dtype, offsets, indices, values, scales)
-
-  def check_empty(self) -> None:
-    """Raises ValueError if tensors are left."""
-    if self._tensors:
-      raise ValueError(f'has the unknown tensors {sorted(self._tensors)[:5]}')
 
 
 def _check_indices(name, indices_K, offsets, columns) -> None:

@@ -1,9 +1,10 @@
 """§3: sampling on CPU cores by compiled block-sparse products (numba).
 
-`Sampler` is the engine; the modules below it know nothing of JAX:
+`Sampler` is the engine; the modules below it do not run JAX:
 
   engine.py       an export as an engine (sampling/engine.py)
   loop.py         the loop over samples, and teacher forcing by the same step
+  hear.py         what a step hears; predictions of samples
   step.py         one sample: gates, output layers, draws
   kernels.py      products with packed matrices
   layout.py       packed matrices in the order in which a step reads them

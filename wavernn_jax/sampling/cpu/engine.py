@@ -11,24 +11,25 @@ import functools
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from wavernn_jax import audio, backend
 from wavernn_jax.config import Config
 from wavernn_jax.errors import InputError
-from wavernn_jax.models import conditioning, wavernn
-from wavernn_jax.sampling.cpu import layout, loop
+from wavernn_jax.models import conditioning, hearing, prediction, wavernn
+from wavernn_jax.sampling.cpu import hear, layout, levinson, loop
 from wavernn_jax.sampling.engine import Engine
 from wavernn_jax.sampling.export import Export
 
 _UNITS, _PROJECTION = 32, 16  # multiples that the kernels need
+_RAMPS = np.float32([hearing.COARSE_RAMP, hearing.FINE_RAMP]).ravel()
 
 
 def fits(config: Config) -> bool:
   """Whether the CPU engine can run a model."""
   model = config.model
   return (model.kind in ('wavernn', 'subscale') and model.lanes == 1
-          and model.prediction == 'none'
           and model.units % _UNITS == 0 and model.projection % _PROJECTION == 0)
 
 
@@ -55,10 +56,9 @@ class Sampler(Engine):
     model = export.config.model
     if not fits(export.config):
       raise InputError(
-          f'--engine=cpu: found a {model.kind} model of {model.lanes} lanes, {model.units} units, '
-          f'projection {model.projection} and prediction {model.prediction!r}, expected one '
-          f"without lanes and prediction ('none'), units a multiple of {_UNITS} and projection "
-          f'of {_PROJECTION}; use --engine=scan.')
+          f'--engine=cpu: found a {model.kind} model of {model.lanes} lanes, {model.units} units '
+          f'and projection {model.projection}, expected a model without lanes whose units are a '
+          f'multiple of {_UNITS} and projection of {_PROJECTION}; use --engine=scan.')
     self.block_frames = block_frames
     # On this engine an utterance more than threads would only wait for a core.
     self.at_once = threads or _cores()
@@ -68,6 +68,9 @@ class Sampler(Engine):
     self._conditioning = export.params('conditioning')
     self._gates = backend.jit(functools.partial(
         conditioning.frame_gates, config=model, mel=export.config.mel))
+    self._predictions = None
+    if model.prediction == 'spectral':
+      self._predictions = _Predictions(self.model, export.tensors['prior'][0])
     self._pool = concurrent.futures.ThreadPoolExecutor(self.at_once)
 
   def initial_state(self, batch: int):
@@ -103,22 +106,26 @@ class Sampler(Engine):
     return np.stack([result for result, _ in made]), {
         name: np.stack([state[name] for _, state in made]) for name in state}
 
+  def predictor(self, mel_FxM) -> hear.Predictor | None:
+    """The predictions of the frames of `gates`, None for a model without."""
+    return None if self._predictions is None else self._predictions(mel_FxM)
+
   def _draw(self, state, mel_FxM, key_2):
     """One utterance of `next_block`."""
     hop = self.model.mel.hop
     seed, utterance = (int(word) for word in key_2)
-    codes_Tx2, after = loop.sample(
+    pcm_T, after = loop.sample(
         self.network, self.gates(mel_FxM), self.block_frames * hop, hop, stream_state(state),
-        self._options._replace(seed=seed, utterance=utterance), self.position)
-    pcm_T = audio.join_bytes(codes_Tx2[:, 0], codes_Tx2[:, 1])
-    return pcm_T, _state(pcm_T, after)
+        self._options._replace(seed=seed, utterance=utterance), self.position,
+        self.predictor(mel_FxM))
+    return pcm_T, _state(after)
 
   def _score(self, state, pcm_T, mel_FxM):
     """One utterance of `score`."""
-    codes_Tx2 = np.stack(audio.split_bytes(pcm_T), axis=1).astype(np.uint8)
-    scores, after = loop.score(self.network, self.gates(mel_FxM), codes_Tx2, self.model.mel.hop,
-                               stream_state(state), self.position)
-    return -scores.log_likelihood, _state(pcm_T, after)
+    scores, after = loop.score(
+        self.network, self.gates(mel_FxM), pcm_T, self.model.mel.hop, stream_state(state),
+        self.position, predictor=self.predictor(mel_FxM))
+    return -scores.log_likelihood, _state(after)
 
 
 def _cores() -> int:
@@ -127,15 +134,42 @@ def _cores() -> int:
   return os.cpu_count() or 1
 
 
-def _state(pcm_T, after: loop.State):
+def _state(after: loop.State):
   """One utterance's state after samples."""
-  return {'h': after.h, 'pcm': pcm_T[-1:], 'index': np.uint32(after.index % 2**32)}
+  return {'h': after.h, 'pcm': after.pcm, 'index': np.uint32(after.index % 2**32)}
 
 
 def stream_state(state) -> loop.State:
   """The compiled loop's form of one utterance's state."""
-  coarse, fine = audio.split_bytes(state['pcm'][-1])
-  return loop.State(np.asarray(state['h']), int(coarse), int(fine), int(state['index']))
+  return loop.State(np.asarray(state['h']), np.asarray(state['pcm']), int(state['index']))
+
+
+class _Predictions:
+  """mel window -> hear.Predictor: the frames −1, 0, .., as of the gate inputs."""
+
+  def __init__(self, model: wavernn.WaveRNN, prior):
+    self._model = model
+    self._autocorrelation = backend.jit(self._before)
+    self._filters = backend.jit(functools.partial(self._after, prior))
+
+  def _before(self, mel_FxM):
+    hears = self._model.hearing
+    frames_FxM = hears.frames(mel_FxM[None])[:, 0]
+    return prediction.autocorrelation(
+        frames_FxM.astype(jnp.float64), hears.config.taps, hears.mel)
+
+  def _after(self, prior, w_FxD, v_F, r_F):
+    taps, *rest = prediction.filter_of(w_FxD, v_F, r_F, self._model.mel)
+    missing = hear.padded(taps.shape[1]) - taps.shape[1]
+    slope, _ = hearing.priors(jnp.float32(prior), rest[1], 0)['coarse']
+    return jnp.pad(taps, ((0, 0), (missing, 0))).astype(jnp.int16), *rest, slope
+
+  def __call__(self, mel_FxM) -> hear.Predictor:
+    with jax.enable_x64(True):
+      r_FxK = np.asarray(self._autocorrelation(mel_FxM))
+      found = self._filters(*levinson.solve(r_FxK), r_FxK[:, 0])
+    taps, *rest = (np.array(a) for a in found)
+    return hear.Predictor(taps, *rest, _RAMPS, taps.shape[1])
 
 
 def weights(export: Export) -> layout.Weights:
@@ -149,4 +183,5 @@ def weights(export: Export) -> layout.Weights:
       recurrent=tuple(tensors[f'recurrent.{gate}'] for gate in 'ure'),
       project=outputs('hidden.kernel'), project_bias=np.stack(outputs('hidden.bias')),
       logits=outputs('output.kernel'), logits_bias=np.stack(outputs('output.bias')),
-      input=tensors['previous'].reshape(2, 3, units), current=tensors['coarse'])
+      input=tensors['previous'].reshape(-1, 3, units), current=tensors['coarse'],
+      reset_bias=tensors.get('reset_bias'))

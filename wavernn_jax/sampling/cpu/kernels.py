@@ -8,7 +8,7 @@ by an activation vector; which loop it compiles to follows from the types:
 
   values float32        weights as they are, float32 activations
   values uint32         two bfloat16 a word, one from each block of the pair
-  values int8, int16    int16 activations, exact int32 sums, a scale a row
+  values int8, int16    int16 activations, exact int32 sums, a scale for each output
 
 Interleaving the pair's bfloat16 makes one load serve two blocks, and its
 integers make the multiply-add of neighbouring int16 (`pmaddwd`) serve two
@@ -25,7 +25,6 @@ import numpy as np
 
 from wavernn_jax.sampling.cpu import simd, simd_math
 from wavernn_jax.sampling.cpu.simd import (
-  F32,
   F32X16,
   I8,
   I16,
@@ -47,7 +46,7 @@ class Columns(typing.NamedTuple):
   values: np.ndarray   # [pairs, ...]
   indices: np.ndarray  # uint32 [pairs], input of block 0 | input of block 1 << 16
   starts: np.ndarray   # uint32 [rows + 1]
-  scales: np.ndarray   # float32 [rows], used with integers only
+  scales: np.ndarray   # float32 [16 * rows], used with integers only
 
 
 class Squares(typing.NamedTuple):
@@ -55,7 +54,7 @@ class Squares(typing.NamedTuple):
   values: np.ndarray
   indices: np.ndarray  # uint32 [pairs], first inputs of both blocks
   starts: np.ndarray   # uint32 [4 * rows + 1], in pairs
-  scales: np.ndarray   # float32 [4 * rows]
+  scales: np.ndarray
 
 
 class Dense(typing.NamedTuple):
@@ -231,15 +230,56 @@ def zero(typingctx, values):  # pylint: disable=unused-argument
 
 
 @intrinsic
-def finish(typingctx, total, scales, row, unit):  # pylint: disable=unused-argument
-  """Accumulator to float: int32 sums times scales[row] * unit."""
+def as_floats(typingctx, total):  # pylint: disable=unused-argument
+  """An accumulator as float32."""
   def codegen(context, builder, signature, args):
-    total, scales, row, unit = args
-    if total.type == F32X16:
-      return total
-    scale = builder.fmul(simd.load_as(builder, scales, row, F32), unit)
-    return builder.fmul(builder.sitofp(total, F32X16), simd.broadcast(builder, scale))
-  return f32x16(total, scales, types.uintp, types.float32), codegen
+    return args[0] if args[0].type == F32X16 else builder.sitofp(args[0], F32X16)
+  return f32x16(total), codegen
+
+
+def scaled(matrix, total, row, unit):
+  """Sixteen sums as floats: those of integers times the scales of their outputs and `unit`."""
+  raise NotImplementedError('for nopython code')
+
+
+@overload(scaled)
+def _scaled(matrix, total, row, unit):  # pylint: disable=unused-argument
+  if is_integer(matrix):
+    return lambda matrix, total, row, unit: total * (
+        simd.load(matrix.scales, row * LANES) * simd.splat(unit))
+  return lambda matrix, total, row, unit: total
+
+
+# Products of two int16 arrays, for predictions.
+
+
+@intrinsic
+def no_products(typingctx):  # pylint: disable=unused-argument
+  """An empty sum."""
+  def codegen(context, builder, signature, args):
+    return ir.Constant(I32X16, None)
+  return i32x16(), codegen
+
+
+@intrinsic
+def add_products(typingctx, a, i, b, j, total):  # pylint: disable=unused-argument
+  """A sum with 32 products more, those of a[i] and b[j] and on, modulo 2^32."""
+  def codegen(context, builder, signature, args):
+    a, i, b, j, total = args
+    vectors = [simd.load_as(builder, *at, ir.VectorType(I16, PAIR)) for at in ((a, i), (b, j))]
+    return _multiply_neighbours(context, builder, *vectors, total)
+  return i32x16(a, types.uintp, b, types.uintp, i32x16), codegen
+
+
+@intrinsic
+def sum_of_products(typingctx, total):  # pylint: disable=unused-argument
+  """An int32, in any order of summation the same."""
+  def codegen(context, builder, signature, args):
+    kind = ir.FunctionType(I32, [I32X16])
+    function = cgutils.get_or_insert_function(
+        builder.module, kind, 'llvm.vector.reduce.add.v16i32')
+    return builder.call(function, args)
+  return types.int32(total), codegen
 
 
 # Rows of 16 outputs.
@@ -251,25 +291,24 @@ def _columns_row(m, x, row, unit):
   for group in range(simd.item(m.starts, row), simd.item(m.starts, row + 1)):
     simd.keep_rolled()
     a, b, c, d = add_column_group(m.values, m.indices, x, group, (a, b, c, d))
-  return finish((a + b) + (c + d), m.scales, row, unit)
+  return scaled(m, as_floats((a + b) + (c + d)), row, unit)
 
 
 @register_jitable
-def _square_row(m, x, row, unit):
+def _square_row(m, x, row):
   a = b = zero(m.values)
   for pair in range(simd.item(m.starts, row), simd.item(m.starts, row + 1)):
     simd.keep_rolled()
     a, b = add_square_pair(m.values, m.indices, x, pair, a, b)
-  return finish(a + b, m.scales, row, unit)
+  return as_floats(a + b)
 
 
 @register_jitable
 def _squares_row(m, x, row, unit):
-  top = simd_math.interleave_sum(
-      _square_row(m, x, 4 * row, unit), _square_row(m, x, 4 * row + 1, unit))
+  top = simd_math.interleave_sum(_square_row(m, x, 4 * row), _square_row(m, x, 4 * row + 1))
   bottom = simd_math.interleave_sum(
-      _square_row(m, x, 4 * row + 2, unit), _square_row(m, x, 4 * row + 3, unit))
-  return simd_math.interleave_sum(top, bottom)
+      _square_row(m, x, 4 * row + 2), _square_row(m, x, 4 * row + 3))
+  return scaled(m, simd_math.interleave_sum(top, bottom), row, unit)
 
 
 @register_jitable
@@ -286,7 +325,7 @@ def _dense_row(m, x, row, unit):
   for column in range(m.pairs & ~3, m.pairs):
     simd.keep_rolled()
     a, b = add_dense_pair(m.values, x, start + column, column, a, b)
-  return finish((a + b) + (c + d), m.scales, row, unit)
+  return scaled(m, as_floats((a + b) + (c + d)), row, unit)
 
 
 _ROWS = {Columns: _columns_row, Squares: _squares_row, Dense: _dense_row}

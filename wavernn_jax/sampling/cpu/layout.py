@@ -34,8 +34,10 @@ class Weights:
     project_bias: float32 [2, P].
     logits: packed [256, P], coarse and fine (O2, O4).
     logits_bias: float32 [2, 256].
-    input: float32 [2, 3, H], weights of the previous coarse and fine byte.
+    input: float32 [K, 3, H], weights of what is heard: the previous coarse and fine
+      byte, or past residuals, their sizes, the last sample and the prediction.
     current: float32 [3, H/2], weights of c_t in the fine half.
+    reset_bias: None, or float32 [H], added to R_e h.
   """
   recurrent: tuple[blocksparse.PackedMatrix, ...]
   project: tuple[blocksparse.PackedMatrix, ...]
@@ -44,6 +46,7 @@ class Weights:
   logits_bias: np.ndarray
   input: np.ndarray
   current: np.ndarray
+  reset_bias: np.ndarray | None = None
 
 
 class Head(typing.NamedTuple):
@@ -60,9 +63,10 @@ class Network(typing.NamedTuple):
   recurrent: typing.Any
   coarse: Head
   fine: Head
-  coarse_inputs: np.ndarray  # float32 [H/32, 3, 4, 16]: G[k], G[k+1], w_c, w_f
-  fine_inputs: np.ndarray    # float32 [H/32, 3, 5, 16]: the same and w_cf
+  coarse_inputs: np.ndarray  # float32 [H/32, 3, rows, 16]: of `_input_table`
+  fine_inputs: np.ndarray
   limit: float  # greatest int16 for a state of 1
+  reset_bias: typing.Any  # None, or float32 [H]
 
 
 def aligned(shape, dtype):
@@ -158,8 +162,8 @@ def stream(*matrices):
 
 def _interleave(matrices):
   """Blocks, inputs, blocks a row and scales, in the order of the stream."""
-  outputs, block = matrices[0].shape[0], matrices[0].block
-  rows = outputs // block[0]
+  block = matrices[0].block
+  outputs, rows = matrices[0].shape[0], matrices[0].shape[0] // block[0]
   order = np.arange(len(matrices) * rows).reshape(
       len(matrices), outputs // LANES, LANES // block[0])
   order = order.transpose(1, 0, 2).ravel()
@@ -170,8 +174,9 @@ def _interleave(matrices):
   where = where + np.arange(counts.sum())
   values = np.concatenate([m.values for m in matrices])[where]
   indices = np.concatenate([m.indices for m in matrices])[where]
-  scales = [np.ones(rows) if m.scales is None else m.scales for m in matrices]
-  scales = aligned_copy(np.concatenate(scales)[order], np.float32)
+  scales = [np.ones(outputs) if m.scales is None else m.scales for m in matrices]
+  scales = np.concatenate(scales).reshape(-1, block[0])[order]
+  scales = aligned_copy(scales.ravel(), np.float32)
   return values, indices.astype(np.uint32) * block[1], counts, scales
 
 
@@ -181,23 +186,24 @@ def _as_integers(dtype, inputs_R):
 
 
 def _fixed_point(values_KxB, counts, block):
-  """bfloat16 blocks as int16 and a scale for each block row.
+  """bfloat16 blocks as int16 and a scale for each output.
 
-  The scale is a power of two, so that all but the smallest weights of a row
+  The scale is a power of two, so that all but the smallest weights of an output
   (below about a hundredth of the greatest) are kept exactly, and such that no
   int32 sum with activations up to `_FIXED_ACTIVATION` overflows.
   """
   values_KxB = (values_KxB.astype(np.uint32) << 16).view(np.float32)
   row_K = np.repeat(np.arange(len(counts)), counts)
   magnitudes = np.abs(values_KxB.astype(np.float64)).reshape(-1, *block)
-  sums, greatest = np.zeros((len(counts), block[0])), np.zeros(len(counts))
+  sums, greatest = np.zeros((2, len(counts), block[0]))
   np.add.at(sums, row_K, magnitudes.sum(axis=2))
-  np.maximum.at(greatest, row_K, magnitudes.max(axis=(1, 2), initial=0))
+  np.maximum.at(greatest, row_K, magnitudes.max(axis=2, initial=0))
   room = _INT32 // _FIXED_ACTIVATION - 1 - counts * block[1]  # rounding may add 1/2 a weight
-  least = np.maximum(greatest / np.iinfo(np.int16).max, sums.max(axis=1) / room)
+  least = np.maximum(greatest / np.iinfo(np.int16).max, sums / room[:, None])
   scales = np.exp2(np.ceil(np.log2(np.maximum(least, 2.0 ** -100))))
-  fixed = np.rint(values_KxB / scales[row_K, None]).astype(np.int16)
-  return fixed, aligned_copy(scales, np.float32)
+  fixed = values_KxB.reshape(-1, *block) / scales[row_K, :, None]
+  return (np.rint(fixed).astype(np.int16).reshape(values_KxB.shape),
+          aligned_copy(scales.ravel(), np.float32))
 
 
 def _pad_rows(values, indices, counts, group):
@@ -242,12 +248,19 @@ def head(weights, side):
       limit(weights.logits[side]))
 
 
-def _input_table(weights, units, terms):
-  """Static terms of the gate inputs, [units / 16, 3, terms, 16]."""
-  rows = [weights.input[0, :, units], weights.input[1, :, units]]
-  if terms == 5:
-    rows.append(weights.current)
-  table = aligned((rows[0].shape[1] // LANES, 3, terms, LANES), np.float32)
+def _input_table(weights, units, current):
+  """Static terms of the gate inputs of one half, [units / 16, 3, rows, 16].
+
+  Rows of a gate: two frames, filled in later; two inputs; c_t in the fine half. Each past
+  residual z has two rows: what multiplies |z| where z >= 0, and where z < 0. One of
+  them is read, so that its weight and that of its size cost as much as one.
+  """
+  rows, residuals = list(weights.input[-2:]), (len(weights.input) - 2) // 2
+  rows += [] if current is None else [current]
+  for of_value, of_size in zip(weights.input[:residuals], weights.input[residuals:], strict=False):
+    rows += [of_size + of_value, of_size - of_value]
+  rows = [row if row is current else row[:, units] for row in rows]
+  table = aligned((rows[0].shape[1] // LANES, 3, 2 + len(rows), LANES), np.float32)
   for term, row_3xU in enumerate(rows, start=2):
     table[:, :, term] = np.reshape(row_3xU, (3, -1, LANES)).swapaxes(0, 1)
   return table
@@ -263,9 +276,10 @@ def build(weights):
   half = weights.recurrent[0].shape[0] // 2
   return together(Network(
       stream(*weights.recurrent), head(weights, 0), head(weights, 1),
-      _input_table(weights, slice(None, half), 4),
-      _input_table(weights, slice(half, None), 5),
-      limit(*weights.recurrent, *weights.project)))
+      _input_table(weights, slice(None, half), None),
+      _input_table(weights, slice(half, None), weights.current),
+      limit(*weights.recurrent, *weights.project),
+      None if weights.reset_bias is None else np.float32(weights.reset_bias)))
 
 
 def _check_sizes(weights):

@@ -7,6 +7,7 @@ functions here are for nopython code and are inlined into the sampler's loop.
 import math
 import typing
 
+from numba import types
 from numba.extending import overload, register_jitable
 import numpy as np
 
@@ -34,6 +35,9 @@ class Scratch(typing.NamedTuple):
   weights: np.ndarray   # float32 [256 + 16], exp of logits; sums over sixteens
   coarse_inputs: np.ndarray  # as in Network, with the frame terms filled in
   fine_inputs: np.ndarray
+  coarse_rows: int      # of a gate
+  fine_rows: int
+  tape: np.ndarray      # float32 [4], past residuals over σ
 
 
 # Activations for matrices, by their types.
@@ -116,8 +120,39 @@ def blend_stage(h, a, b):
   return fma(h, one + b, a * (one - b)) / ((one + a) * (one + b))
 
 
+def table_rows(terms):
+  """Rows of a gate in an input table."""
+  raise NotImplementedError('for nopython code')
+
+
+@overload(table_rows)
+def _table_rows(terms):
+  if isinstance(terms, types.BaseNamedTuple):
+    return lambda terms: len(terms.fixed) + 2 * len(terms.sizes)
+  return lambda terms: len(terms)
+
+
+def gate_input(table, start, terms):
+  """Sixteen units' input to a gate; terms: of hear.py."""
+  raise NotImplementedError('for nopython code')
+
+
+@overload(gate_input)
+def _gate_input(table, start, terms):  # pylint: disable=unused-argument
+  if not isinstance(terms, types.BaseNamedTuple):
+    return lambda table, start, terms: _fixed_input(table, start, terms)
+
+  def of_residuals(table, start, terms):
+    x, z = _fixed_input(table, start, terms.fixed), start + len(terms.fixed) * LANES
+    x = fma(load(table, z + terms.rows[0]), terms.sizes[0], x)
+    x = fma(load(table, z + terms.rows[1]), terms.sizes[1], x)
+    x = fma(load(table, z + terms.rows[2]), terms.sizes[2], x)
+    return fma(load(table, z + terms.rows[3]), terms.sizes[3], x)
+  return of_residuals
+
+
 @register_jitable
-def _gate_input(table, start, terms):
+def _fixed_input(table, start, terms):
   """Frame k, frame k + 1, previous coarse, previous fine."""
   x = load(table, start) * terms[0]
   x = fma(load(table, start + LANES), terms[1], x)
@@ -139,13 +174,25 @@ def _overload_current_input(table, start, terms, x):  # pylint: disable=unused-a
       load(table, start + 4 * LANES), terms[4], x)
 
 
+def add_bias(bias, start, vector):
+  """Sixteen units' R_e h with the bias that the reset gate gates, where there is one."""
+  raise NotImplementedError('for nopython code')
+
+
+@overload(add_bias)
+def _add_bias(bias, start, vector):  # pylint: disable=unused-argument
+  if isinstance(bias, types.NoneType):
+    return lambda bias, start, vector: vector
+  return lambda bias, start, vector: vector + load(bias, start)
+
+
 @register_jitable
 def half_step(network, s, now, table, terms, first):
   """Sixteen units at a time of one half of the state, from block `first`."""
   m, half = network.recurrent, s.units // 2
   old, new = now * s.units, (1 - now) * s.units
   x, unit = operand(m, s.h, old), np.float32(1) / network.limit
-  width, last = len(terms) * LANES, first + half // LANES
+  width, last = table_rows(terms) * LANES, first + half // LANES
   a = b = reset = g_e = x_e = splat(1.0)
   for block in range(first, last):
     gates, place = 3 * block, 3 * width * (block - first)
@@ -154,11 +201,10 @@ def half_step(network, s, now, table, terms, first):
     g_r = row_dot(m, x, gates + 1, unit)
     if block > first:
       _store_state(network, s, old, new, block - 1, a, b)
-    g_e = row_dot(m, x, gates + 2, unit)
+    g_e = add_bias(network.reset_bias, block * LANES, row_dot(m, x, gates + 2, unit))
     a, reset = reset_stage(
-        g_u, g_r, _gate_input(table, place, terms),
-        _gate_input(table, place + width, terms))
-    x_e = _gate_input(table, place + 2 * width, terms)
+        g_u, g_r, gate_input(table, place, terms), gate_input(table, place + width, terms))
+    x_e = gate_input(table, place + 2 * width, terms)
   b = candidate_stage(reset, g_e, x_e)
   _store_state(network, s, old, new, last - 1, a, b)
 
@@ -171,22 +217,25 @@ def _store_state(network, s, old, new, block, a, b):
 
 
 @register_jitable
-def set_frames(table, terms, frame0, frame1, units, first):
+def set_frames(table, rows, frame0, frame1, units, first):
   """Write two frames' gate inputs [3 * H] into the table of one half."""
   place = 0
   for unit in range(first, first + units // 2, LANES):
     for gate in range(3):
       store(table, place, load(frame0, gate * units + unit))
       store(table, place + LANES, load(frame1, gate * units + unit))
-      place += terms * LANES
+      place += rows * LANES
 
 
 # Output layers.
 
 
 @register_jitable
-def head_logits(head, s, first, limit):
-  """s.logits = B relu(A h + a) + b for the state from unit `first` on; returns the greatest."""
+def head_logits(head, s, first, limit, prior):
+  """s.logits = B relu(A h + a) + b for the state from unit `first` on; returns the greatest.
+
+  prior: None, or slope and ramp of what is added.
+  """
   m, unit = head.project, np.float32(1) / limit
   x, top = operand(m, s.h, first), splat(0.0)
   for start in range(0, s.projection, LANES):
@@ -200,9 +249,22 @@ def head_logits(head, s, first, limit):
   x, top = operand(m, s.hidden, 0), splat(-np.inf)
   for start in range(0, LEVELS, LANES):
     v = row_dot(m, x, start // LANES, unit) + load(head.logits_bias, start)
+    v = _add_prior(prior, start, v)
     top = simd.maximum(top, v)
     store(s.logits, start, v)
   return simd_math.first(simd_math.maximum_of(top))
+
+
+def _add_prior(prior, start, logits):
+  """Sixteen logits with the prior."""
+  raise NotImplementedError('for nopython code')
+
+
+@overload(_add_prior)
+def _overload_add_prior(prior, start, logits):  # pylint: disable=unused-argument
+  if isinstance(prior, types.NoneType):
+    return lambda prior, start, logits: logits
+  return lambda prior, start, logits: fma(load(prior[1], start), prior[0], logits)
 
 
 @register_jitable

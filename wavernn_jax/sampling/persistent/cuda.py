@@ -91,7 +91,7 @@ def pack(operands: Operands, weights: str) -> Matrices:
   masks = [m.reshape(len(m) // BLOCK, BLOCK, -1).any(axis=1) for m in dense_OxN]
   dense = sum(m.sum() for m in masks) > _DENSE * sum(m.size for m in masks)
   return Matrices(tuple(
-      blocksparse.pack(m, (BLOCK, 1), weights, None if dense else mask)
+      blocksparse.pack(m, (BLOCK, 1), weights, None if dense else mask, row_scales=True)
       for m, mask in zip(dense_OxN, masks, strict=True)), bool(dense))
 
 
@@ -99,7 +99,7 @@ def rounded(kernel_NxO, weights: str):
   """A kernel, inputs first, as a packed one multiplies: what the kernel is compared with."""
   kernel = np.asarray(kernel_NxO, np.float32)
   padded = np.pad(kernel.T, [(0, -kernel.shape[1] % BLOCK), (0, 0)])
-  packed = blocksparse.pack(padded, (BLOCK, 1), weights)
+  packed = blocksparse.pack(padded, (BLOCK, 1), weights, row_scales=True)
   return blocksparse.unpack(packed)[:kernel.shape[1]].T
 
 
@@ -171,8 +171,9 @@ def shares(matrices: Matrices, plan: Plan) -> np.ndarray:
   values = np.concatenate([m.values for m in matrices.packed])
   indices = np.concatenate([m.indices for m in matrices.packed]).astype(np.uint16)
   within = np.concatenate([np.arange(len(m.offsets) - 1) for m in matrices.packed])
-  scales = np.concatenate([np.ones(len(m.offsets) - 1) if m.scales is None else m.scales
-                           for m in matrices.packed]).astype(np.float32)
+  scales = np.concatenate([
+      np.ones(len(m.offsets) - 1) if m.scales is None else m.scales[::BLOCK]
+      for m in matrices.packed]).astype(np.float32)
   made = np.zeros((plan.team, share_bytes(macros)), np.uint8)
   for member in range(plan.team):
     own = np.arange(member, len(matrices.counts), plan.team)

@@ -47,6 +47,9 @@ def start(model, params, temperatures=(1.0, 1.0), block_frames: int = 16,
   if model.config.prediction != 'none':
     raise InputError(f'--engine=pallas: found a model of prediction {model.config.prediction!r}, '
                      "expected 'none'; use --engine=scan.")
+  if model.config.reset_bias:
+    raise InputError('--engine=pallas: found a model with model.reset_bias, expected none; use '
+                     '--engine=scan.')
   chip = open_chip(model, params, weights)
   sampler = kinds[model.config.kind](model, params, chip, temperatures, block_frames)
   sampler.warm_up(batch)
@@ -131,8 +134,8 @@ class Sampler(Engine):
           self._weights(batch), self._conditioning, pick(state), pick(mel_BxFxM), pick(keys_Bx2),
           self._temperatures, pick(forced_BxT), frames=frames, batch=batch))
     if any(bool(failed) for *_, failed in pieces):
-      raise RuntimeError('--engine=pallas: the multiprocessors lost one another; report it, and '
-                         'use --engine=scan.')
+      raise RuntimeError('--engine=pallas: the multiprocessors of the GPU got out of step; use '
+                         '--engine=scan, and report this.')
     pcm = np.concatenate([piece[0] for piece in pieces])[:batch]
     h = jnp.concatenate([piece[1] for piece in pieces])[:batch]
     after = {'h': h, 'pcm': pcm[:, -1:],

@@ -1,4 +1,4 @@
-"""What the programs of this folder share: an InputError is one line and exit status 2."""
+"""What the programs of experiments share: an InputError is one line and exit status 2."""
 
 import sys
 import warnings

@@ -1,7 +1,7 @@
 """Real-time factor of the CPU sampler against the parameters that are left after pruning.
 
     python -m experiments.benchmarks.cpu_sampling --curve > curve.json
-    python -m experiments.plots.cpu_sampling --json=curve.json --picture=curve.png
+    python -m experiments.benchmarks.cpu_curve --json=curve.json --picture=curve.png
 
 The paper: the time of a sample follows the count of non-zero parameters, not
 the width of the layer (§3). Reads the last line of the benchmark's output.
@@ -57,6 +57,7 @@ def figure(rows: list[dict]):
 
 def main(_):
   pictures.save(figure(read_rows(_RESULTS.value)), _OUTPUT.value)
+  print(json.dumps({'picture': _OUTPUT.value}))
 
 
 if __name__ == '__main__':

@@ -1,0 +1,145 @@
+"""The tables of README.md and results/README.md, written from the rows of experiments/results.
+
+    python -m experiments.report
+    python -m experiments.report --check
+
+A table stands between `<!-- report:NAME -->` and `<!-- /report -->`, and is written by
+`BLOCKS[NAME]` from the CSVs and JSON files of finished runs, so that no row is typed and
+none stands in two files by hand. What has no rows yet says by which command they come.
+`--check` writes nothing and fails if a table is not what the rows say. The last line is
+one JSON object.
+"""
+
+from collections.abc import Callable
+import functools
+import json
+import pathlib
+import re
+
+from absl import flags
+
+from experiments import cli
+from experiments.sweeps import cells as cells_lib, prediction, sparse_vs_dense, study, subscale
+from wavernn_jax import files
+from wavernn_jax.errors import InputError
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = ROOT / 'README.md', ROOT / 'experiments' / 'results' / 'README.md'
+STUDIES = prediction.STUDY, sparse_vs_dense.STUDY, subscale.STUDY
+SUPERSEDED = sparse_vs_dense.STUDY, subscale.STUDY  # have rows from before the prediction
+_START, _END = '<!-- report:{} -->', '<!-- /report -->'
+_BLOCK = re.compile(r'<!-- report:(\S+) -->\n(.*?)<!-- /report -->', re.DOTALL)
+_ANY_MARK = re.compile(r'<!-- /?report\b.*?-->')
+
+
+def study_table(which: study.Study, folder: pathlib.Path) -> str:
+  """The table of a study's rows."""
+  cells = cells_lib.read_cells(folder / 'runs.csv', which.key)
+  return which.table(cells) if cells else _no_rows(which)
+
+
+def tuning_table(which: study.Study) -> str:
+  """The rates that a study has tried."""
+  path = which.results() / 'tuning.csv'
+  return study.tuning_table(path) if path.exists() else _no_rows(which)
+
+
+def _no_rows(which: study.Study) -> str:
+  return f'Not run yet: `python -m {which.module} --do=run --data_dir=DIR`.\n'
+
+
+def evaluation_table(path: pathlib.Path, name: str) -> str:
+  """What --mode=evaluate has written, beside its baselines: NLL with 95% intervals."""
+  result = _read_json(path)
+  rows = [[label, *(f'{scores[key]:.3f}' if key in scores else '' for key in _NLL)]
+          for label, scores in result['baselines'].items()]
+  rows.append([name, *('{:.3f} [{:.3f}, {:.3f}]'.format(result[key], *result[f'{key}_interval'])
+                       for key in _NLL)])
+  return cells_lib.markdown(['nats/sample', 'coarse', 'fine', 'total'], rows)
+
+
+_NLL = 'nll_coarse', 'nll_fine', 'nll'
+
+
+def cpu_table(path: pathlib.Path) -> str:
+  """The speed of the CPU engine against what pruning leaves (benchmarks/cpu_sampling.py)."""
+  rows = [[row['units'], f'{row["density"]:.0%}', f'{row["parameters"]:,}', row['weights'],
+           f'{row["us_per_sample"]:.2f}', f'{1e6 / row["us_per_sample"]:,.0f}',
+           f'{row["realtime_factor"]:.1f}', row['commit'], row['date']]
+          for row in _read_json(path)['rows'] if row['threads'] == 1]
+  return cells_lib.markdown(
+      ['units', 'density', 'parameters', 'weights', 'µs/sample', 'samples/s',
+       'times real time', 'commit', 'date'], rows)
+
+
+def _read_json(path: pathlib.Path) -> dict:
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise InputError(f'{path}: found {error!r}, expected the JSON of a finished run.') from error
+
+
+def blocks() -> dict[str, Callable[[], str]]:
+  """Name of a table -> the function that writes it."""
+  results = study.RESULTS
+  found = {
+      'dense_small': functools.partial(
+          evaluation_table, results / 'dense_small' / 'evaluation_test.json', '`dense.py:small`'),
+      'cpu_sampling': functools.partial(cpu_table, results / 'cpu_sampling' / 'curve.json')}
+  for which in STUDIES:
+    found[which.name] = functools.partial(study_table, which, which.results())
+    found[f'{which.name}_tuning'] = functools.partial(tuning_table, which)
+  for which in SUPERSEDED:
+    found[f'superseded_{which.name}'] = functools.partial(
+        study_table, which, results / 'superseded' / which.name)
+  return found
+
+
+def rewritten(text: str, tables: dict[str, Callable[[], str]], where: str) -> str:
+  """A page with its tables as the rows have them.
+
+  Raises:
+    InputError: naming a mark that no table, start or end belongs to.
+  """
+  def one(match: re.Match) -> str:
+    name = match[1]
+    if name not in tables:
+      raise InputError(f'{where}: found the mark {_START.format(name)}, expected one of '
+                       f'{", ".join(tables)}.')
+    return f'{_START.format(name)}\n{tables[name]()}{_END}'
+
+  if stray := _ANY_MARK.search(_BLOCK.sub(_without_inner_marks, text)):
+    raise InputError(f'{where}: found the mark {stray[0]} alone, expected {_START.format("NAME")} '
+                     f'on a line of its own and {_END} after the table.')
+  return _BLOCK.sub(one, text)
+
+
+def _without_inner_marks(match: re.Match) -> str:
+  return ''.join(_ANY_MARK.findall(match[2]))
+
+
+def stale() -> dict[pathlib.Path, str]:
+  """Pages whose tables are not what the rows say -> their new text."""
+  found, tables = {}, blocks()
+  for path in PAGES:
+    text = path.read_text()
+    if (new := rewritten(text, tables, str(path))) != text:
+      found[path] = new
+  return found
+
+
+def main() -> None:
+  pages = stale()
+  names = [str(path.relative_to(ROOT)) for path in pages]
+  if flags.FLAGS.check and pages:
+    raise InputError(f'{", ".join(names)}: tables are not what experiments/results says; run '
+                     'python -m experiments.report.')
+  for path, text in pages.items():
+    files.write_text(path, text)
+  print(json.dumps({'pages': [str(path.relative_to(ROOT)) for path in PAGES],
+                    'rewritten': names}))
+
+
+if __name__ == '__main__':
+  flags.DEFINE_bool('check', False, 'Write nothing; fail if a table is stale.')
+  cli.run(main)

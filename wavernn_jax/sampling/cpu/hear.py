@@ -1,0 +1,230 @@
+"""What a step of the compiled loop hears, and the sample that its bytes make.
+
+Two kinds, as in models/hearing.py, told apart by the type of `predictor`: None, where
+the bytes of samples are heard and drawn, and `Predictor`, where those of residuals are.
+The samples stand in one array, `pcm`: those before the call, then those of the call, so
+that a prediction reads its known samples where they are.
+"""
+
+import typing
+
+from numba import types
+from numba.extending import overload, register_jitable
+import numpy as np
+
+from wavernn_jax.models import hearing
+from wavernn_jax.sampling.cpu import kernels, simd
+from wavernn_jax.sampling.cpu.simd import LANES, splat
+
+BYTE_STEP = np.float32(1 / 255)
+RESIDUALS, BOUND = hearing.RESIDUALS, np.float32(hearing.BOUND)
+TAPS = 2 * LANES  # a prediction reads so many samples at a time
+_MIDDLE = np.float32(2**15 - 127.5)  # less 256 c: the middle of a coarse byte's residuals
+
+
+class Predictor(typing.NamedTuple):
+  """The prediction of each frame of a call (models/prediction.py); F frames, D padded taps."""
+  taps: np.ndarray    # int16 [F, D], of the samples before, zeros in front
+  shifts: np.ndarray  # int32 [F]
+  scales: np.ndarray  # float32 [F], σ
+  levels: np.ndarray  # float32 [F], of samples
+  slopes: np.ndarray  # float32 [F], of the priors
+  ramps: np.ndarray   # float32 [2 * 256], of the coarse and the fine byte's prior
+  width: int          # D
+
+
+class Now(typing.NamedTuple):
+  """What is known of a sample before it is drawn."""
+  predicted: int
+  scale: float
+  level: float
+  slope: float
+
+
+class Heard(typing.NamedTuple):
+  """Factors of the rows of an input table (layout.py).
+
+  fixed: of the rows that are always read: two frames, the last sample, the prediction,
+    the coarse byte.
+  sizes, rows: of each past residual its size, and which of its rows that multiplies: the
+    one for its sign.
+  """
+  fixed: tuple
+  sizes: tuple
+  rows: tuple
+
+
+def padded(taps: int) -> int:
+  """Taps, filled up to a whole number of vectors."""
+  return -(-taps // TAPS) * TAPS
+
+
+def lead(past: int) -> int:
+  """Samples of `pcm` before those of the call: the `past` known ones and what taps of 0 read."""
+  return past + TAPS
+
+
+@register_jitable
+def _bounded(x):
+  return min(max(np.float32(x), -BOUND), BOUND)
+
+
+@register_jitable
+def _signal(byte):
+  """audio.scale_byte: one rounding, so that all engines agree to the last bit."""
+  return np.float32(2 * byte - 255) * BYTE_STEP
+
+
+@register_jitable
+def _wrapped(x):
+  """A difference of samples modulo 2^16, as int16."""
+  return ((x + 32768) & 65535) - 32768
+
+
+@register_jitable
+def _predict(p, place, frame, pcm):
+  """What is known of the sample at a place of `pcm` that is nearest to a frame."""
+  total = kernels.no_products()
+  for k in range(0, p.width, TAPS):
+    total = kernels.add_products(p.taps, frame * p.width + k, pcm, place - p.width + k, total)
+  shift = np.int64(simd.item(p.shifts, frame))
+  total = (np.int64(kernels.sum_of_products(total)) + ((1 << shift) >> 1)) >> shift
+  return Now(min(max(total, -32768), 32767), simd.item(p.scales, frame),
+             simd.item(p.levels, frame), simd.item(p.slopes, frame))
+
+
+@register_jitable
+def _remember(tape, now, sample):
+  """Puts a residual over σ before those heard so far."""
+  for k in range(RESIDUALS - 1, 0, -1):
+    simd.put(tape, k, simd.item(tape, k - 1))
+  residual = np.float32(_wrapped(sample - now.predicted))
+  simd.put(tape, 0, _bounded(residual / now.scale))
+
+
+@register_jitable
+def _nearest(position, hop, frames):
+  return min(max((2 * position + hop) // (2 * hop), 0), frames - 1)
+
+
+def start(predictor, tape, pcm, lead, position, hop, frames):
+  """Fills the tape with what precedes the call."""
+  raise NotImplementedError('for nopython code')
+
+
+@overload(start)
+def _start(predictor, tape, pcm, lead, position, hop, frames):  # pylint: disable=unused-argument
+  if isinstance(predictor, types.NoneType):
+    return lambda predictor, tape, pcm, lead, position, hop, frames: None
+
+  def implementation(predictor, tape, pcm, lead, position, hop, frames):
+    for t in range(-RESIDUALS, 0):
+      now = _predict(predictor, lead + t, _nearest(position + t, hop, frames), pcm)
+      _remember(tape, now, np.int64(simd.item(pcm, lead + t)))
+  return implementation
+
+
+def before(predictor, place, position, hop, frames, pcm):
+  """What is known of the sample at a place of `pcm`, `position` samples from frame 0."""
+  raise NotImplementedError('for nopython code')
+
+
+@overload(before)
+def _before(predictor, place, position, hop, frames, pcm):  # pylint: disable=unused-argument
+  if isinstance(predictor, types.NoneType):
+    return lambda predictor, place, position, hop, frames, pcm: None
+  return lambda predictor, place, position, hop, frames, pcm: _predict(
+      predictor, place, _nearest(position, hop, frames), pcm)
+
+
+def terms(now, tape, pcm, place, right, left):
+  """Factors of the input table of the coarse half; `left`, `right`: of the two frames."""
+  raise NotImplementedError('for nopython code')
+
+
+@overload(terms)
+def _terms(now, tape, pcm, place, left, right):  # pylint: disable=unused-argument
+  if isinstance(now, types.NoneType):
+    def of_bytes(now, tape, pcm, place, left, right):
+      last = np.int64(simd.item(pcm, place - 1)) + 32768
+      return (splat(left), splat(right), splat(_signal(last >> 8)), splat(_signal(last & 255)))
+    return of_bytes
+
+  def of_residuals(now, tape, pcm, place, left, right):
+    last = np.float32(simd.item(pcm, place - 1))
+    predicted = np.float32(now.predicted)
+    a, b, c, d = (simd.item(tape, 0), simd.item(tape, 1), simd.item(tape, 2), simd.item(tape, 3))
+    return Heard(
+        (splat(left), splat(right), splat(_bounded(last / now.level)),
+         splat(_bounded(predicted / now.level))),
+        (splat(abs(a)), splat(abs(b)), splat(abs(c)), splat(abs(d))),
+        (LANES * (a < 0), LANES * (2 + (b < 0)), LANES * (4 + (c < 0)), LANES * (6 + (d < 0))))
+  return of_residuals
+
+
+def with_coarse(now, terms, coarse):
+  """Factors of the input table of the fine half."""
+  raise NotImplementedError('for nopython code')
+
+
+@overload(with_coarse)
+def _with_coarse(now, terms, coarse):  # pylint: disable=unused-argument
+  if isinstance(now, types.NoneType):
+    return lambda now, terms, coarse: terms + (splat(_signal(coarse)),)
+
+  def of_residuals(now, terms, coarse):
+    middle = np.float32(256 * coarse) - _MIDDLE
+    return Heard(terms.fixed + (splat(_bounded(middle / now.scale)),), terms.sizes, terms.rows)
+  return of_residuals
+
+
+def prior(predictor, now, side, coarse):
+  """None, or slope and ramp of the prior of the coarse (0) or the fine (1) byte."""
+  raise NotImplementedError('for nopython code')
+
+
+@overload(prior)
+def _prior(predictor, now, side, coarse):  # pylint: disable=unused-argument
+  if isinstance(now, types.NoneType):
+    return lambda predictor, now, side, coarse: None
+
+  def of_residuals(predictor, now, side, coarse):
+    slope = -now.slope if side == 1 and coarse >= 128 else now.slope
+    return splat(slope), simd.offset(predictor.ramps, 256 * side)
+  return of_residuals
+
+
+def code(now, sample):
+  """The two bytes, as a number, that stand for a known sample."""
+  raise NotImplementedError('for nopython code')
+
+
+@overload(code)
+def _code(now, sample):  # pylint: disable=unused-argument
+  if isinstance(now, types.NoneType):
+    return lambda now, sample: sample + 32768
+  return lambda now, sample: _wrapped(sample - now.predicted) + 32768
+
+
+def sample(now, code):
+  """The sample that drawn bytes stand for, held within 16 bits."""
+  raise NotImplementedError('for nopython code')
+
+
+@overload(sample)
+def _sample(now, code):  # pylint: disable=unused-argument
+  if isinstance(now, types.NoneType):
+    return lambda now, code: code - 32768
+  return lambda now, code: min(max(now.predicted + code - 32768, -32768), 32767)
+
+
+def remember(now, tape, sample):
+  """Puts what a sample leaves of its prediction onto the tape."""
+  raise NotImplementedError('for nopython code')
+
+
+@overload(remember)
+def _overload_remember(now, tape, sample):  # pylint: disable=unused-argument
+  if isinstance(now, types.NoneType):
+    return lambda now, tape, sample: None
+  return lambda now, tape, sample: _remember(tape, now, sample)

@@ -1,0 +1,40 @@
+"""The weights of a prediction (models/prediction.py) for the frames of a block, compiled.
+
+The recursion is that of `prediction.levinson`, in float64; XLA's loop takes five times as
+long, which at 1024 units and 95% sparsity is 3% of all the time of a sample.
+"""
+
+import numpy as np
+
+from wavernn_jax.sampling.cpu import cache
+
+
+def solve(r_FxK):
+  """Weights [F, D] of the last D = K − 1 samples, the latest last, and what they leave, F."""
+  r_FxK = np.ascontiguousarray(r_FxK, np.float64)
+  w_FxD, v_F = np.zeros((len(r_FxK), r_FxK.shape[1] - 1)), np.zeros(len(r_FxK))
+  _solve(r_FxK, w_FxD, v_F)
+  return w_FxD, v_F
+
+
+def _recursion(r_FxK, w_FxD, v_F):
+  taps = w_FxD.shape[1]
+  # a[j] belongs to the sample j + 1 ago, behind[taps - k + j] to the one k - j ago.
+  a, behind = np.zeros(taps), np.zeros(taps)
+  for frame in range(len(r_FxK)):
+    r_K, backwards_K, v = r_FxK[frame], r_FxK[frame, ::-1].copy(), r_FxK[frame, 0]
+    for k in range(taps):
+      mirrored, past = behind[taps - k:], backwards_K[taps - k:]  # r_k, r_{k−1}, ..
+      total = 0.0
+      for j in range(k):
+        total += a[j] * past[j]
+      reflection = (r_K[k + 1] - total) / v
+      for j in range(k):
+        a_j, b_j = a[j], mirrored[j]
+        a[j], mirrored[j] = a_j - reflection * b_j, b_j - reflection * a_j
+      a[k] = behind[taps - 1 - k] = reflection
+      v *= 1 - reflection * reflection
+    w_FxD[frame], v_F[frame] = a[::-1], v
+
+
+_solve = cache.cached(_recursion, nogil=True, error_model='numpy', fastmath={'reassoc', 'contract'})
