@@ -102,7 +102,8 @@ def test_a_folder_is_synthesised_once_and_only_what_is_missing_later(
   assert result['audio_seconds'] == pytest.approx(sum(lengths) / RATE)
   for name in ('0.wav', 'more/3.wav'):
     (output / name).unlink()
-  (output / 'more' / '.3.wav.1234.wavernn-tmp').write_text('what a kill left')
+  for name in ('more/.3.wav.1234', '.synthesis.json.1234'):
+    (output / f'{name}.wavernn-tmp').write_text('what a kill left')
   kept = {p: p.stat().st_mtime_ns for p in output.rglob('*.wav')}
   Loudness.opened.clear()
   result = speak(recordings, output)

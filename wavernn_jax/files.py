@@ -63,10 +63,14 @@ def sync_folder(folder) -> None:
       os.close(descriptor)
 
 
-def remove_unfinished(folder, suffix: str) -> None:
-  """Removes what killed writers of such files left below a folder. No writer may be active."""
-  for path in pathlib.Path(folder).rglob(f'.*{suffix}.*{_UNFINISHED}'):
-    path.unlink(missing_ok=True)
+def remove_unfinished(folder, *endings: str) -> None:
+  """Removes what killed writers of files whose names end so left below a folder.
+
+  No writer may be active.
+  """
+  for ending in endings:
+    for path in pathlib.Path(folder).rglob(f'.*{ending}.*{_UNFINISHED}'):
+      path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -92,7 +92,7 @@ def synthesize(inputs: dict[str, pathlib.Path], output, open_engine, mel: MelCon
   _make_folders(output, inputs)
   with files.lock(output / '.lock', f'--output={output}: another process writes there'):
     _check_record(output, inputs, record, overwrite)
-    files.remove_unfinished(output, '.wav')
+    files.remove_unfinished(output, '.wav', _RECORD)
     waiting = [name for name in inputs if not os.path.exists(_wav(output, name))]
     job = ChunkSynthesis(open_engine, mel, output, seed, min(batch, len(inputs)))
     totals = dict.fromkeys(('audio_seconds', 'seconds', 'compile_seconds'), 0.0)
@@ -105,7 +105,7 @@ def synthesize(inputs: dict[str, pathlib.Path], output, open_engine, mel: MelCon
       failed |= outcome.value['failed']
       engine = outcome.value['engine'] or engine
       totals = {name: total + outcome.value[name] for name, total in totals.items()}
-    files.remove_unfinished(output, '.wav')
+    files.remove_unfinished(output, '.wav', _RECORD)
   done = sum(os.path.exists(_wav(output, name)) for name in waiting)
   factor = totals['audio_seconds'] / totals['seconds'] if totals['seconds'] else None
   return {'engine': engine, 'files': done, 'skipped': len(inputs) - len(waiting),

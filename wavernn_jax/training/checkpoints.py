@@ -5,10 +5,13 @@ position of the data iterator and the config with its mel convention. Orbax
 writes into a temporary folder and renames it once it is complete, so a kill
 at any moment leaves earlier checkpoints as they were. A seal (seals.py) then
 records what its files hold, and a checkpoint that differs from it is not used.
+Opening a run reads nothing of a checkpoint but its valid NLL, where there is one.
 """
 
 import contextlib
 import hashlib
+import json
+import math
 import pathlib
 import shutil
 import warnings
@@ -17,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from wavernn_jax import models
 from wavernn_jax.config import Config, differences, to_dict
@@ -26,6 +28,19 @@ from wavernn_jax.training import seals, step as step_lib, workdir as workdir_lib
 from wavernn_jax.voice import Voice
 
 _METRIC = 'valid_nll'
+
+
+class _Kept:
+  """Which steps stay, as orbax asks for it: the last `keep`, and the best."""
+
+  def __init__(self, keep: int, best):
+    self._keep, self._best = keep, best
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    del context
+    last = len(checkpoints) - self._keep
+    best = self._best()
+    return [i >= last or info.step == best for i, info in enumerate(checkpoints)]
 
 
 class Checkpoints:
@@ -51,16 +66,17 @@ class Checkpoints:
     self._sealer = seals.Sealer()
     if self._writes:
       self._undo_replacement()
-    policy = checkpoint_managers.AnyPreservationPolicy([
-        checkpoint_managers.LatestN(keep),
-        checkpoint_managers.BestN(
-            get_metric_fn=lambda metrics: metrics[_METRIC], reverse=True, n=1,
-            keep_checkpoints_without_metrics=False)])
-    self._manager = ocp.CheckpointManager(
-        self._folder, options=ocp.CheckpointManagerOptions(
-            preservation_policy=policy, create=not read_only, read_only=read_only,
-            cleanup_tmp_directories=not read_only, enable_async_checkpointing=True,
-            best_fn=lambda metrics: metrics[_METRIC], best_mode='min'))
+    self._options = ocp.CheckpointManagerOptions(
+        preservation_policy=_Kept(keep, self.best), create=not read_only, read_only=read_only,
+        cleanup_tmp_directories=not read_only, enable_async_checkpointing=True,
+        # It is to write valid NLLs, not to read them: it stops at one that is damaged.
+        best_fn=lambda metrics: metrics[_METRIC], lightweight_initialize=True)
+    self._open()
+
+  def _open(self) -> None:
+    """Looks for the steps that there are."""
+    self._manager = ocp.CheckpointManager(self._folder, options=self._options)
+    self._nlls = self._read_nlls()
 
   def latest(self) -> int | None:
     """The step of the last complete checkpoint, None if there is none."""
@@ -68,12 +84,27 @@ class Checkpoints:
 
   def best(self) -> int | None:
     """The step of the best evaluated checkpoint, or the last if none was evaluated."""
-    best = self._manager.best_step()
-    return self.latest() if best is None else best
+    steps = [s for s in self._manager.all_steps() if s in self._nlls]
+    return min(steps, key=lambda s: (self._nlls[s], -s), default=self.latest())
 
   def evaluated(self, step: int) -> bool:
     """Whether a step was saved with its valid NLL."""
-    return self._manager.metrics(step) is not None
+    return step in self._nlls
+
+  def _read_nlls(self) -> dict[int, float]:
+    """The valid NLL of each step that has one that can be read."""
+    found = {}
+    for step in self._manager.all_steps():
+      with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        text = (self._folder / str(step) / 'metrics' / 'metrics').read_text()
+        if math.isfinite(nll := json.loads(text)[_METRIC]):
+          found[step] = nll
+    return found
+
+  def _reopen(self) -> None:
+    """Takes note of folders that were renamed."""
+    self._manager.close()
+    self._open()
 
   def save(self, state, data_state, config: Config, valid_nll: float | None = None) -> None:
     """Starts a save; raises the error of an earlier one.
@@ -96,7 +127,9 @@ class Checkpoints:
         state=ocp.args.StandardSave(jax.tree.map(jnp.copy, state)),
         data=ocp.args.JsonSave(data_state),
         config=ocp.args.JsonSave(to_dict(config)))
-    metrics = None if valid_nll is None else {_METRIC: valid_nll}
+    metrics = None
+    if valid_nll is not None:
+      metrics, self._nlls[step] = {_METRIC: valid_nll}, valid_nll
     with self._reporting(f'checkpoint of step {step}'):
       self._manager.save(step, args=args, metrics=metrics, force=True)
     if self._writes:
@@ -108,7 +141,7 @@ class Checkpoints:
       self._replaced.mkdir(exist_ok=True)
       (self._folder / str(step)).rename(self._replaced / str(step))
     self._of_first(rename)
-    self._manager.reload()
+    self._reopen()
 
   def _undo_replacement(self) -> None:
     """Removes checkpoints that were set aside; restores one whose replacement is incomplete."""
@@ -120,21 +153,29 @@ class Checkpoints:
   def resume(self, like_state):
     """(train state, data iterator state) of the newest intact step; None if there is no step.
 
-    Damaged newer ones are moved to RUN/damaged.
+    Damaged ones are moved to RUN/damaged.
 
     Raises:
       InputError: if there are checkpoints but none is intact.
     """
     def choose():
       step = self.newest_intact()
-      for newer in (s for s in self._manager.all_steps() if s > (step or 0)):
-        damaged = self._folder.with_name('damaged')
-        damaged.mkdir(exist_ok=True)
-        (self._folder / str(newer)).rename(damaged / f'{newer}.{len(list(damaged.iterdir()))}')
+      for other in self._manager.all_steps() if step else ():
+        reason = other < step and seals.damage(self._folder / str(other))
+        if reason:
+          warnings.warn(f'{self._folder}/{other}: is damaged ({reason}) and was moved to '
+                        f'{self._folder.with_name("damaged")}.', stacklevel=2)
+        if reason or other > step:
+          self._move_away(other)
       return step
     step = self._of_first(choose)
-    self._manager.reload()
+    self._reopen()
     return None if step is None else self.restore(like_state, step)
+
+  def _move_away(self, step: int) -> None:
+    damaged = self._folder.with_name('damaged')
+    damaged.mkdir(exist_ok=True)
+    (self._folder / str(step)).rename(damaged / f'{step}.{len(list(damaged.iterdir()))}')
 
   def newest_intact(self, first: int | None = None) -> int | None:
     """The newest step whose files are as they were written; None if there is no step.

@@ -53,6 +53,7 @@ def claim(workdir, config: Config, corpus: str):
       workdir.mkdir(parents=True, exist_ok=True)
       lock = unless_claimed.enter_context(open(workdir / '.lock', 'w'))
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      files.remove_unfinished(workdir, 'run.json')
       _write_run(workdir, config, corpus)
     except BlockingIOError as error:
       raise InputError(f'--workdir={workdir}: another process is training in it; stop that '
