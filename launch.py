@@ -27,39 +27,55 @@ _CONFIGS = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'experiments
 _MODE = flags.DEFINE_enum(
     'mode', 'demo', ['demo', 'check', 'train', 'evaluate', 'export', 'synthesize'], 'What to do.')
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', os.path.join(_CONFIGS, 'demo.py'), 'FILE.py:VARIANT, for train and check.')
-_MEL = flags.DEFINE_string('mel', '', 'Named mel convention in place of --config.mel.')
-_WORKDIR = flags.DEFINE_string('workdir', 'runs/demo', 'Folder of the run.')
-_SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'valid', 'test'], 'To evaluate on.')
-_DATA_DIR = flags.DEFINE_string('data_dir', '', 'To evaluate on another corpus.')
+    'config', os.path.join(_CONFIGS, 'demo.py'),
+    'Configuration of train and check, FILE.py:VARIANT.')
+_MEL = flags.DEFINE_string(
+    'mel', '', 'Named mel convention, used instead of the fields --config.mel.*.')
+_WORKDIR = flags.DEFINE_string('workdir', 'runs/demo', 'Folder of the training run.')
+_SPLIT = flags.DEFINE_enum(
+    'split', 'test', ['train', 'valid', 'test'], 'Part of the corpus to evaluate on.')
+_DATA_DIR = flags.DEFINE_string(
+    'data_dir', '', 'Corpus to evaluate on, if not the one that the run was trained on.')
 _INPUT = flags.DEFINE_string(
-    'input', None, 'Recording, .npy mel, a folder of them, or a .txt that lists them.')
+    'input', None,
+    'What to synthesise: a recording, a .npy mel, a folder of these, or a .txt that lists them.')
 _OUTPUT = flags.DEFINE_string(
-    'output', None, 'Folder for the wavs or for the picture of check, or file of the export.')
-_MODEL = flags.DEFINE_string('model', '', 'An export to evaluate or synthesise with.')
+    'output', None,
+    'Where to write: a folder (synthesize, demo, check), or the file of an export.')
+_MODEL = flags.DEFINE_string('model', '', 'An export to evaluate or to synthesise with.')
 _ENGINE = flags.DEFINE_enum(
     'engine', 'auto', ['auto', 'scan', 'cpu', 'pallas'],
-    'Sampler; auto: cpu for exports on a CPU; pallas: one kernel, on GPUs and TPUs.')
+    'What draws the samples. scan: XLA, everywhere; cpu: the compiled CPU loop; pallas: one '
+    'kernel on a GPU or TPU; auto: cpu for an export on a machine without accelerator, else scan.')
 _WEIGHTS = flags.DEFINE_enum(
     'weights', 'bfloat16', ['float32', 'bfloat16', 'int8'],
-    'Type of exported matrices, and of a run packed for --engine=cpu or pallas.')
+    'Number type of the matrices of an export, or of a run packed for --engine=cpu or pallas.')
 _SPARSE_ONLY = flags.DEFINE_bool('sparse_only', False, 'Refuse to export an unpruned run.')
-_COARSE = flags.DEFINE_float('temperature_coarse', 1.0, 'Of the coarse byte.')
-_FINE = flags.DEFINE_float('temperature_fine', 1.0, 'Of the fine byte.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Of the draws.', 0, 2**32 - 1)
+_COARSE = flags.DEFINE_float(
+    'temperature_coarse', 1.0, 'Temperature at which the coarse byte is drawn; 0 takes the mode.')
+_FINE = flags.DEFINE_float(
+    'temperature_fine', 1.0, 'Temperature at which the fine byte is drawn; 0 takes the mode.')
+_SEED = flags.DEFINE_integer(
+    'seed', 0, 'Seed of the random numbers that samples are drawn with.', 0, 2**32 - 1)
 _COORDINATOR = flags.DEFINE_string(
-    'coordinator', None, 'To train in several processes: HOST:PORT of process 0, or auto.')
-_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many train together.', 1)
-_PROCESS = flags.DEFINE_integer('process_id', None, 'The index of this one, from 0 on.', 0)
+    'coordinator', None,
+    'For training in several processes: HOST:PORT of process 0, or auto to find it.')
+_PROCESSES = flags.DEFINE_integer(
+    'num_processes', None, 'Number of processes that train together.', 1)
+_PROCESS = flags.DEFINE_integer(
+    'process_id', None, 'Index of this process, from 0 to num_processes - 1.', 0)
 _EXECUTOR = flags.DEFINE_string(
-    'executor', 'process', 'Where to synthesise: process, or ray[,address=A][,cpus=N][,gpus=N].')
-_OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Synthesise also what is there already.')
-_BATCH = flags.DEFINE_integer('batch', 16, 'Utterances synthesised at a time.', 1)
+    'executor', 'process',
+    'Where to synthesise: process (here), or ray[,address=A][,cpus=N][,gpus=N] (on a cluster).')
+_OVERWRITE = flags.DEFINE_bool(
+    'overwrite', False, 'Synthesise again what --output already holds.')
+_BATCH = flags.DEFINE_integer('batch', 16, 'Number of utterances synthesised at a time.', 1)
 
 
 def main(argv):
   if len(argv) > 1:
-    raise InputError(f'found the argument {argv[1]!r}; expected only flags, --name=value.')
+    raise InputError(f'found the argument {argv[1]!r}, expected only flags of the form '
+                     '--name=value.')
   if _MODE.value != 'train':
     _only_for_training(_COORDINATOR, _PROCESSES, _PROCESS)
   match _MODE.value:
@@ -101,14 +117,14 @@ def _one_model():
 def _only_for_runs(*holders):
   for flag in holders:
     if flag.present:
-      raise InputError(f'--{flag.name} is of no use without --mode; give --mode=train to train.')
+      raise InputError(f'--{flag.name} has no effect without --mode; to train, give --mode=train.')
 
 
 def _only_for_training(*holders):
   for flag in holders:
     if flag.present:
-      raise InputError(f'--{flag.name} is for --mode=train; --mode=synthesize runs on many hosts '
-                       'with --executor=ray.')
+      raise InputError(f'--{flag.name} belongs to --mode=train; to synthesise on many hosts, '
+                       'give --executor=ray.')
 
 
 def _parse(argv):
@@ -123,7 +139,7 @@ def _parse(argv):
 
 
 def run() -> None:
-  # What libraries log about an error comes again, in one line, as an InputError.
+  # What libraries log about an error is said again, in one line, by an InputError.
   logging.set_verbosity(logging.FATAL)
   python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
   warnings.formatwarning = lambda message, *_: f'warning: {message}\n'

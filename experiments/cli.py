@@ -12,7 +12,7 @@ def run(main) -> None:
   """`app.run` of a `main` without arguments; flags are defined before the call."""
   def checked(argv):
     if len(argv) > 1:
-      raise InputError(f'found the argument {argv[1]!r}; expected only flags, --name=value.')
+      raise InputError(f'found the argument {argv[1]!r}, expected only flags, --name=value.')
     main()
   run_with_arguments(checked)
 

@@ -4,9 +4,9 @@
     python -m experiments.report --check
 
 A table stands between `<!-- report:NAME -->` and `<!-- /report -->`, and is written by
-`BLOCKS[NAME]` from the CSVs and JSON files of finished runs, so that no row is typed and
-none stands in two files by hand. What has no rows yet says by which command they come.
-`--check` writes nothing and fails if a table is not what the rows say. The last line is
+`BLOCKS[NAME]` from the CSVs and JSON files of finished runs, so no row is typed by hand,
+let alone in two files. A table without rows names the command that makes them.
+`--check` writes nothing, and fails if a table differs from the rows. The last line is
 one JSON object.
 """
 

@@ -180,6 +180,6 @@ def main() -> None:
 if __name__ == '__main__':
   flags.DEFINE_string('data_dir', '', 'Folder of recordings.')
   flags.DEFINE_string('workdir', 'runs/speedrun', 'Folder of the speedrun.')
-  flags.DEFINE_enum('variant', 'small', VARIANTS, 'Its size.')
-  flags.DEFINE_bool('record', False, 'Make the scores of this run those to expect.')
+  flags.DEFINE_enum('variant', 'small', VARIANTS, 'Size of the speedrun.')
+  flags.DEFINE_bool('record', False, 'Record the scores of this run as those to expect.')
   cli.run(main)

@@ -8,6 +8,7 @@ import types
 import jax
 import numpy as np
 import random_models
+import ties
 
 from wavernn_jax import draw
 from wavernn_jax.evaluation import evaluate
@@ -96,9 +97,7 @@ def assert_only_earlier_draws_are_heard(model, params) -> None:
     rows[np.arange(samples), np.arange(samples)] += 12_345  # wraps
     found, _ = random_models.nats(model, params, rows, np.repeat(mel, samples + 1, axis=0))
   moved = (np.abs(found - found[:, -1:]) > 1e-9).any(axis=0)[:-1]  # [changed, heard by]
-  position, lane = np.divmod(np.arange(samples), timing.lanes)
-  apart = timing.delay // (timing.lanes * max(1, timing.lanes - 1))  # of lanes, in positions
-  step = position + apart * lane
+  step = ties.drawn_at(timing, np.arange(samples))
   later = step[None, :] > step[:, None]
   assert not (moved & ~later & ~np.eye(samples, dtype=bool)).any()
   assert moved.diagonal().all() and moved.diagonal(timing.lanes).all()
@@ -124,7 +123,7 @@ def assert_loss_is_the_mean_of_nats(model) -> None:
 
 
 def verify_engine(make, reference, frames=(9, 2, 0, 5), nats: float = 1e-4) -> None:
-  """An engine against the scan sampler of the same weights.
+  """An engine against the scan sampler of the same weights; its samples may differ in ties.
 
   Args:
     make: temperatures -> engine.
@@ -136,7 +135,7 @@ def verify_engine(make, reference, frames=(9, 2, 0, 5), nats: float = 1e-4) -> N
   mels = [random_models.log_mel(engine.model.mel, n, seed) for seed, n in enumerate(frames)]
   keys = draw.keys(3, range(len(mels)))
   made = stream.batch(engine, mels, keys)
-  assert_same(made, stream.batch(plain, mels, keys))
+  ties.assert_same(made, stream.batch(plain, mels, keys), plain, mels, keys)
   assert [len(pcm) for pcm in made] == [n * engine.model.mel.hop for n in frames]
   assert len(np.unique(made[0])) > 0.5 * len(made[0])
   assert_batches_change_no_sample(engine, mels, keys, made)
@@ -144,7 +143,8 @@ def verify_engine(make, reference, frames=(9, 2, 0, 5), nats: float = 1e-4) -> N
   assert_scores_are_those_of(engine, plain, mels, nats)
   cold = [stream.batch(make((0.0, 0.0)), mels[:1], draw.keys(seed, [0]))[0] for seed in (1, 2)]
   assert_same(cold[:1], cold[1:])
-  assert_same(cold[:1], stream.batch(reference((0.0, 0.0)), mels[:1], keys[:1]))
+  plain = reference((0.0, 0.0))
+  ties.assert_same(cold[:1], stream.batch(plain, mels[:1], keys[:1]), plain, mels, keys, (0.0, 0.0))
 
 
 def assert_same(found, expected) -> None:

@@ -104,6 +104,8 @@ auto exchange(unsigned word, Use use) {
 #define shared_memory (emulation::current->block->memory)
 
 inline void __syncthreads() { emulation::wait(emulation::current->block->barrier); }
+inline void __syncwarp() { emulation::wait(emulation::warp().barrier); }
+inline int max(int a, int b) { return a > b ? a : b; }
 inline int min(int a, int b) { return a < b ? a : b; }
 inline float __uint_as_float(unsigned x) { float y; std::memcpy(&y, &x, 4); return y; }
 inline unsigned __float_as_uint(float x) { unsigned y; std::memcpy(&y, &x, 4); return y; }

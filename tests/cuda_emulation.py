@@ -25,7 +25,8 @@ def library(macros: tuple[tuple[str, int], ...]) -> str:
   return str(path)
 
 
-def chip(params, weights: str, team: int, lanes: int, teams: int = 1, **defined) -> chips.Cuda:
+def chip(params, weights: str, team: int, lanes: int, teams: int = 1, taps: int = 0,
+         **defined) -> chips.Cuda:
   """The GPU kernel of chips.py with one plan whatever the batch, emulated.
 
   Args:
@@ -36,7 +37,7 @@ def chip(params, weights: str, team: int, lanes: int, teams: int = 1, **defined)
     return cuda.Plan(team, lanes, teams, tuple((dict(macros) | defined).items()), shared)
 
   return chips.Cuda(params, weights, _Emulated(),
-                    lambda macros, _: library(macros).encode(), choose, 'cpu')
+                    lambda macros, _: library(macros).encode(), choose, 'cpu', taps)
 
 
 class _Emulated(driver.Driver):

@@ -25,9 +25,9 @@ FUSED_MEL = MelConfig(name='tiny', sample_rate=2_400, n_fft=48, window=24, hop=1
                       fmax=1_200.0)
 
 
-def build(**fields):
+def build(mel=MEL, **fields):
   """A tiny subscale model, of other fields where they are given."""
-  return models.build(Config(model=dataclasses.replace(SUBSCALE, **fields), mel=MEL))
+  return models.build(Config(model=dataclasses.replace(SUBSCALE, **fields), mel=mel))
 
 
 def build_fused(mel=FUSED_MEL, **fields):
@@ -48,7 +48,7 @@ def parameters(model, seed=0, dtype=np.float32):
 def _parameters(model, rng, outputs, dtype):
   scale = {'conditioning': 0.6, 'recurrent': 1, 'previous': 0.1, 'coarse': 0.1,
            'outputs': outputs, 'context': 0.6, 'samples': 0.6, 'nibbles': 0.2,
-           'input': 1, 'blocks': 1, 'prior': 0.3, 'reset_bias': 2}
+           'input': 1, 'blocks': 1, 'lane': 0.3, 'prior': 0.3, 'reset_bias': 2}
   params = {name: jax.tree.map(
       lambda a, s=scale[name]: (s * rng.standard_normal(a.shape) / np.sqrt(len(a))).astype(dtype),
       tree) for name, tree in jax.eval_shape(lambda: model.init(0)).items()}

@@ -1,7 +1,6 @@
 """Audio: bytes, files and mel spectrograms, against soundfile and librosa."""
 
 import dataclasses
-import json
 
 import hypothesis
 import hypothesis.strategies as st
@@ -12,28 +11,13 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
+from speech_like import PRESETS, expect_error, speech_like
 
 from wavernn_jax import audio
 from wavernn_jax.config import MelConfig, mel_preset
-from wavernn_jax.data import mel_files
-from wavernn_jax.errors import InputError
 
-PRESETS = ('wavernn24k', 'tacotron2', 'hifigan', 'parallel_wavegan24k', 'vocos24k', 'matcha')
 SMALL = MelConfig(name='small', sample_rate=8_000, n_fft=256, window=200, hop=64,
                   bands=20, fmax=4_000.0)
-
-
-def speech_like(seconds=1.0, rate=24_000, seed=0):
-  """A gliding pulse train, loud and low noise, and silence; int16."""
-  rng = np.random.default_rng(seed)
-  t = np.arange(int(seconds * rate)) / rate
-  phase = 2 * np.pi * np.cumsum(120 + 40 * np.sin(2 * np.pi * 3 * t)) / rate
-  voiced = sum(np.sin(k * phase) / k for k in range(1, 40)) * 0.25
-  envelope = np.clip(np.sin(2 * np.pi * 2 * t), 0, 1)
-  noise = rng.standard_normal(len(t)) * np.where(t % 0.5 > 0.4, 0.05, 1e-4)
-  pcm = np.rint(np.clip(voiced * envelope + noise, -1, 1) * 32_767)
-  pcm[int(0.6 * len(pcm)):int(0.7 * len(pcm))] = 0
-  return pcm.astype(np.int16)
 
 
 def reference(pcm, mel):
@@ -50,11 +34,6 @@ def reference(pcm, mel):
   spectrum = (np.abs(stft)**2 + mel.power_floor) ** (mel.power / 2)
   log = {'e': np.log, '10': np.log10}[mel.log]
   return log(np.maximum(filters @ spectrum, mel.clamp)).T
-
-
-def expect_error(*parts):
-  """An InputError whose message has all parts."""
-  return pytest.raises(InputError, match='(?s)' + ''.join(f'(?=.*{p})' for p in parts))
 
 
 # Bytes
@@ -259,88 +238,3 @@ def test_crops_equal_the_utterance():
         audio.log_mel(window[None], SMALL)[0], whole[first:first + 5], atol=1e-5)
   with pytest.raises(ValueError, match='255'):
     audio.log_mel(padded[None, :255], SMALL)
-
-
-# Spectrograms of others
-
-
-@pytest.mark.parametrize('name', PRESETS)
-def test_check_mel_accepts_its_own(name):
-  mel = mel_preset(name)
-  rng = np.random.default_rng(0)
-  noise = np.clip(rng.standard_normal(9_000) * 9_000, -32_768, 32_767).astype(np.int16)
-  square = np.where(np.arange(9_000) // 64 % 2, 32_767, -32_768).astype(np.int16)
-  sine = (32_767 * np.sin(np.arange(9_000) * 0.15)).astype(np.int16)
-  tail = np.r_[speech_like(), np.zeros(9_000, np.int16)]
-  for pcm in (speech_like(), noise[:4_000] // 8, square, sine, tail, square * 0):
-    log_mel = audio.utterance_log_mel(pcm, mel)
-    for array in (log_mel.T, log_mel, log_mel.T[None], log_mel.astype(np.float64)):
-      np.testing.assert_array_equal(mel_files.check_mel(array, mel, 'a.npy'), log_mel)
-    half = mel_files.check_mel(log_mel.T.astype(np.float16), mel, 'a.npy')
-    np.testing.assert_allclose(half, log_mel, atol=0.01)
-
-
-def test_check_mel_takes_squares_as_bands_first():
-  square = audio.utterance_log_mel(speech_like(), MelConfig())[:80]
-  np.testing.assert_array_equal(mel_files.check_mel(square.T, MelConfig(), 'a'), square)
-
-
-@pytest.mark.parametrize('change, found', [
-    (lambda m: m / np.log(10), 'recurs'),  # log 10
-    (lambda m: np.maximum(m, -9.2), 'recurs'),  # clamp 1e-4
-    (np.exp, 'at most'),  # no log
-    (lambda m: 20 / np.log(10) * m, 'below the floor'),  # dB
-    (lambda m: 2 * m, 'below the floor'),  # power
-    (lambda m: (m - m.min()) / np.ptp(m), 'near the floor'),  # normalised to 0..1
-    (lambda m: 4 * (m - m.min()) / np.ptp(m), 'at most'),  # normalised to 0..4
-    (lambda m: np.zeros_like(m), 'constant'),
-    (lambda m: np.where(m > 0, np.nan, m), 'NaN'),
-    (lambda m: m[:, :79], '79.*80 bands'),
-    (lambda m: m[:0], 'shape'),
-    (lambda m: m[0], 'shape'),
-    (lambda m: (m * 100).astype(np.int16), 'int16'),
-])
-def test_check_mel_rejects_other_conventions(change, found):
-  log_mel = audio.utterance_log_mel(speech_like(), MelConfig())
-  with expect_error('some.npy', found):
-    mel_files.check_mel(change(log_mel), MelConfig(), 'some.npy')
-
-
-def test_slack_admits_predicted_mels():
-  log_mel = audio.utterance_log_mel(speech_like(), MelConfig())
-  predicted = log_mel - np.random.default_rng(0).random(log_mel.shape) * 0.3
-  with expect_error('below the floor'):
-    mel_files.check_mel(predicted, MelConfig(), 'some.npy')
-  mel_files.check_mel(predicted, MelConfig(), 'some.npy', slack=0.3)
-
-
-def test_mel_files(tmp_path):
-  mel, path = mel_preset('hifigan'), tmp_path / 'a.npy'
-  log_mel = audio.utterance_log_mel(speech_like(0.2, 22_050), mel)
-  mel_files.write_mel(path, log_mel, mel)
-  np.testing.assert_array_equal(np.load(path), log_mel.T)
-  assert MelConfig(**json.loads((tmp_path / 'a.mel.json').read_text())) == mel
-  np.testing.assert_array_equal(mel_files.read_mel(path, mel), log_mel)
-  renamed = dataclasses.replace(mel, name='mine')
-  np.testing.assert_array_equal(mel_files.read_mel(path, renamed), log_mel)
-  with expect_error('a.mel.json', 'center .found False, expected True', 'power_floor'):
-    mel_files.read_mel(path, mel_preset('tacotron2'))
-
-  (tmp_path / 'a.mel.json').rename(tmp_path / 'mel.json')
-  np.testing.assert_array_equal(mel_files.read_mel(path, mel), log_mel)
-  with expect_error('mel.json', 'hop .found 256, expected 128'):
-    mel_files.read_mel(path, dataclasses.replace(mel, hop=128))
-  (tmp_path / 'mel.json').write_text('{')
-  with expect_error('mel.json', 'cannot be read'):
-    mel_files.read_mel(path, mel)
-
-
-def test_bad_mel_files(tmp_path):
-  np.save(tmp_path / 'pickle.npy', np.array([{}, None]), allow_pickle=True)
-  (tmp_path / 'text.npy').write_text('hello')
-  (tmp_path / 'empty.npy').touch()
-  for name in ('pickle.npy', 'text.npy', 'empty.npy', 'none.npy'):
-    with expect_error(name, 'cannot be read', r'\.npy file'):
-      mel_files.read_mel(tmp_path / name, MelConfig())
-  with expect_error('no/a.mel.json', 'cannot be written'):
-    mel_files.write_mel(tmp_path / 'no' / 'a.npy', np.zeros((2, 80)), MelConfig())

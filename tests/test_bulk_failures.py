@@ -4,9 +4,9 @@ import codecs
 import json
 import os
 
+from loudness import MEL, RATE, Loudness, sounds, speak
 import numpy as np
 import pytest
-from test_executors import MEL, RATE, Loudness, sounds, speak
 from test_files import full_disk
 
 from wavernn_jax import audio, executors
@@ -135,7 +135,7 @@ def test_a_manifest_may_have_a_mark_and_names_that_are_not_utf8(mels, tmp_path):
 def test_a_manifest_of_another_encoding_is_named(mels):
   manifest = mels / 'list.txt'
   manifest.write_text('1.npy\n', encoding='utf-16')
-  with pytest.raises(InputError, match=r'list\.txt: found bytes 0, as in UTF-16'):
+  with pytest.raises(InputError, match=r'list\.txt: found NUL bytes, as in UTF-16'):
     bulk.find_inputs(manifest)
 
 

@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -213,6 +214,29 @@ def test_a_run_of_damaged_checkpoints_alone_is_one_clear_error(tmp_path, tiny_co
   assert steps_on_disk(tmp_path) == [1, 2]
 
 
+@pytest.mark.parametrize('text', [b'\x94', b'{"valid_nll": "x"}', b'{"valid_nll": 1.0}'])
+def test_a_damaged_likelihood_is_a_damaged_checkpoint(tmp_path, tiny_config, state, text):
+  """Of the newest, and of an older one, which then is not taken for the best."""
+  workdir_lib.claim(tmp_path, tiny_config, 'corpus').close()
+  saved = checkpoints.Checkpoints(tmp_path)
+  for step, nll in ((1, 3.0), (2, 4.0), (3, 2.0)):
+    saved.save(at(state, step, 1 + step), {'batches': step}, tiny_config, nll)
+  saved.close()
+  for step in '13':
+    (tmp_path / 'checkpoints' / step / 'metrics' / 'metrics').write_bytes(text)
+  with warnings.catch_warnings(record=True):
+    assert_same(checkpoints.load(tmp_path).params, at(state, 2, 3)['ema'])
+  writer = checkpoints.Checkpoints(tmp_path)
+  with pytest.warns(UserWarning, match='checkpoints/1: is damaged .*was moved'):
+    with pytest.warns(UserWarning, match='checkpoints/3: is damaged .*step 2 takes its place'):
+      assert writer.resume(state)[1] == {'batches': 2}
+  assert steps_on_disk(tmp_path) == [2]
+  assert (writer.latest(), writer.best()) == (2, 2) and not writer.evaluated(1)
+  writer.save(at(state, 3, 9), {'batches': 3}, tiny_config, 5.0)
+  writer.close()
+  assert_same(checkpoints.load(tmp_path).params, at(state, 2, 3)['ema'])
+
+
 def test_a_checkpoint_of_before_there_were_seals_is_read(tmp_path, tiny_config, state):
   folder = saved_twice(tmp_path, tiny_config, state, (1,))
   (folder / '1' / 'seal').unlink()
@@ -249,6 +273,14 @@ from wavernn_jax.training import checkpoints, step
 
 config = Config(model=ModelConfig(units=16, projection=16, channels=8, layers=1))
 state = step.initial_state(models.build(config).init(0), config)
+if len(sys.argv) > 2:
+  again = checkpoints.Checkpoints(sys.argv[1], keep=1)
+  restored, position = again.restore(state)
+  print('RESTORED', int(restored['step']), position)
+  again.save(state | {'step': jnp.int32(2)}, {'batches': 22}, config, 4.0)
+  again.close()
+  print('LATEST', checkpoints.Checkpoints(sys.argv[1], read_only=True).latest())
+  sys.exit()
 saved = checkpoints.Checkpoints(sys.argv[1], keep=1)
 saved.save(state | {'step': jnp.int32(1)}, {'batches': 11}, config, 5.0)
 saved.wait()
@@ -260,22 +292,19 @@ try:
 except InputError as error:
   print('ERROR', error)
 saved.close()
-resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-again = checkpoints.Checkpoints(sys.argv[1], keep=1)
-restored, position = again.restore(state)
-print('RESTORED', int(restored['step']), position)
-again.save(state | {'step': jnp.int32(2)}, {'batches': 22}, config, 4.0)
-again.close()
-print('LATEST', checkpoints.Checkpoints(sys.argv[1], read_only=True).latest())
 '''
 
 
 def test_a_full_disk_is_one_clear_error_and_the_previous_checkpoint_survives(tmp_path):
-  result = subprocess.run(
-      [sys.executable, '-c', _FULL_DISK, tmp_path], capture_output=True, text=True,
-      cwd=pathlib.Path(__file__).parent.parent)
-  assert result.returncode == 0, result.stderr
-  error, restored, latest = result.stdout.strip().splitlines()
+  """The same command again, in a process of its own: writes of the first may go on in it."""
+  lines = []
+  for arguments in ([tmp_path], [tmp_path, 'again']):
+    result = subprocess.run(
+        [sys.executable, '-c', _FULL_DISK, *arguments], capture_output=True, text=True,
+        cwd=pathlib.Path(__file__).parent.parent)
+    assert result.returncode == 0, result.stderr
+    lines += result.stdout.strip().splitlines()
+  error, restored, latest = lines
   assert error.startswith(f'ERROR {tmp_path}/checkpoints: ')
   assert 'File too large' in error and 'last complete checkpoint is of step 1' in error
   assert restored == "RESTORED 1 {'batches': 11}"

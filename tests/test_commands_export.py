@@ -119,10 +119,39 @@ def test_damaged_exports_stop_before_anything_is_written(exported, recordings, t
   assert not (tmp_path / 'out').exists()
 
 
+def test_a_run_of_residuals_is_exported_evaluated_and_spoken(recordings, tmp_path):
+  config = dense.get_config('tiny')
+  config.data.dir = str(commands.DEMO_SPEECH)
+  config.model.units, config.model.prediction, config.model.taps = 32, 'spectral', 32
+  config.train.steps, config.train.input_noise = 4, 0.0
+  config.evaluation.synthesize = 0
+  config.pruning = PruningConfig(recurrent=0.5, start=0, steps=2, interval=1)
+  run, path = str(tmp_path / 'run'), str(tmp_path / 'voice.safetensors')
+  commands.train(config, run)
+  assert commands.export(run, path, 'float32')['parameters'] > 0
+  source = sorted((commands.DEMO_SPEECH / 'test').glob('*.flac'))[0]
+  for k, split in enumerate(('train', 'valid', 'test')):
+    (tmp_path / 'data' / split).mkdir(parents=True)
+    audio.write_wav(tmp_path / 'data' / split / f'{split}.wav',
+                    audio.read_audio(source, 24_000)[12_000 + 9_600 * k:][:9_600], 24_000)
+  nll = {engine: commands.evaluate('', data_dir=str(tmp_path / 'data'), model=path,
+                                   split='valid', engine=engine)['nll']
+         for engine in ('scan', 'cpu')}
+  assert nll['cpu'] == pytest.approx(nll['scan'], abs=1e-4)
+  waves = []
+  for engine in ('scan', 'cpu'):
+    result = commands.synthesize('', str(recordings), str(tmp_path / engine), model=path,
+                                 engine=engine)
+    assert result['engine'] == engine
+    waves.append(audio.read_audio(tmp_path / engine / 'a.wav', 24_000))
+  assert len(waves[0]) == 4_800
+  np.testing.assert_array_equal(*waves)
+
+
 @pytest.mark.parametrize(('flags', 'reason'), [
     (['--mode=export'], '--output is not set'),
     (['--mode=synthesize', '--input=c', '--output=d', '--num_processes=2'],
-     '--num_processes is for --mode=train'),
+     '--num_processes belongs to --mode=train'),
     (['--mode=synthesize', '--workdir=a', '--model=b', '--input=c', '--output=d'],
      '--model and --workdir')])
 def test_wrong_flags_are_one_clear_error(flags, reason):

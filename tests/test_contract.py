@@ -15,15 +15,17 @@ from wavernn_jax.sampling.persistent import chips, lanes
 from wavernn_jax.voice import Voice
 
 SPECTRAL = build(kind='wavernn', lanes=1, horizon=0, prediction='spectral', taps=6)
+LANES = {'prediction': 'spectral', 'taps': 9, 'taps_ahead': 6}
 PLAIN = ModelConfig(units=32, projection=16, channels=8, layers=2)
 
 
 @pytest.mark.parametrize('model', [
     build(kind='wavernn', lanes=1, horizon=0), SPECTRAL, build(), build(lanes=2, horizon=0),
     build_fused(), build_fused(lanes=4, horizon=0), build_wavenet(),
-    build_wavenet(prediction='spectral', taps=6)],
+    build_wavenet(prediction='spectral', taps=6), build(mel=random_models.FUSED_MEL, **LANES),
+    build_fused(**LANES)],
     ids=['wavernn', 'spectral', 'subscale', 'subscale 2x0', 'fused', 'fused 4x0', 'wavenet',
-         'spectral wavenet'])
+         'spectral wavenet', 'spectral subscale', 'spectral fused'])
 def test_systems(model):
   contract.verify_system(model)
 

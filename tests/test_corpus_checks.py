@@ -144,7 +144,7 @@ def test_copies_are_named_all_of_them_and_nothing_else(tmp_path, sentences):
   assert sorted(lines) == sorted(
       f'{tmp_path}/train/{a}.wav (train) = {path} (test)'
       for a in ('t3', 'twice') for path in held_out)
-  assert f'{len(lines)} files sound the same in two splits' in str(error.value)
+  assert f'{len(lines)} recordings are in two splits but for gain' in str(error.value)
   corpus_lib.check_disjoint(splits | {'test': []})  # within a split they mislead nobody
 
 

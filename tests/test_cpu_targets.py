@@ -23,7 +23,7 @@ x86 = pytest.mark.skipif(os.uname().machine != 'x86_64', reason='limits features
 
 # Scores and draws of every type and block given; says which registers the code uses.
 _SAMPLER = '''
-import sys, time
+import sys
 sys.path.insert(0, 'tests')
 import numpy as np
 import random_models
@@ -35,12 +35,10 @@ for name in sys.argv[2:]:
       dtype=dtype, block=tuple(map(int, block.split('x'))), density=float(density))
   network, frames = layout.build(weights), random_models.frames(64)
   start = loop.initial_state(network)
-  began = time.process_time()
   samples, _ = loop.sample(network, frames, 60, 7, start)
-  seconds = time.process_time() - began
   scores, _ = loop.score(network, frames, samples, 7, start, with_logits=True)
   asm = ''.join(loop._loop.inspect_asm().values())
-  found |= {f'{name}/samples': samples, f'{name}/logits': scores.logits, f'{name}/seconds': seconds,
+  found |= {f'{name}/samples': samples, f'{name}/logits': scores.logits,
             f'{name}/zmm': 'zmm' in asm, f'{name}/ymm': 'ymm' in asm,
             f'{name}/hits': sum(loop.run.stats.cache_hits.values())}
 np.savez(sys.argv[1], **found)
@@ -116,7 +114,6 @@ def test_compiled_code_is_cached_in_the_user_s_folder_if_the_package_is_read_onl
   again = run(tmp_path / '2.npz', names, home, _READ_ONLY)
   assert (first[f'{names[0]}/hits'], again[f'{names[0]}/hits']) == (0, 1)
   assert list(tmp_path.rglob('*.nbc'))
-  assert again[f'{names[0]}/seconds'] < 0.5 * first[f'{names[0]}/seconds'] < 0.5 * 15
   np.testing.assert_array_equal(first[f'{names[0]}/samples'], again[f'{names[0]}/samples'])
 
 
@@ -134,8 +131,8 @@ _LLVM = '''
 import json, sys
 sys.path.insert(0, 'tests')
 import random_models
-from wavernn_jax.sampling.cpu import kernels, layout, loop
-kernels._pmaddwd = lambda context: (None, 0)  # as on any processor but x86
+from wavernn_jax.sampling.cpu import int16, layout, loop
+int16._pmaddwd = lambda context: (None, 0)  # as on any processor but x86
 found = {}
 for name in sys.argv[2:]:
   dtype, block, density = name.split('-')

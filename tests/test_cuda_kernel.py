@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import random_models
+import ties
 
 from wavernn_jax import audio, draw, models
 from wavernn_jax.config import Config, MelConfig, ModelConfig, PruningConfig
@@ -23,12 +24,13 @@ needs_compiler = pytest.mark.skipif(
 
 
 @functools.cache
-def model(units, projection, sparsity=0.0, center=True):
+def model(units, projection, sparsity=0.0, center=True, taps=0):
   """A random model whose every input moves every later draw, and its parameters."""
-  mel = MelConfig(name='tiny', sample_rate=800, n_fft=16, window=8, hop=4, bands=3, fmax=400.0,
-                  center=center)
+  mel = MelConfig(name='tiny', sample_rate=800, n_fft=512 if taps else 16, window=8, hop=4,
+                  bands=3, fmax=400.0, center=center)
   config = Config(
-      model=ModelConfig(units=units, projection=projection, channels=8, layers=2), mel=mel,
+      model=ModelConfig(units=units, projection=projection, channels=8, layers=2,
+                        prediction='spectral' if taps else 'none', taps=taps or 1), mel=mel,
       pruning=PruningConfig(recurrent=sparsity, hidden=sparsity, output=sparsity))
   params, _ = random_models.pruned_run(config)
   if sparsity:
@@ -47,11 +49,12 @@ def prune(params, sparsity):
   return params | {name: kernels(params[name]) for name in ('recurrent', 'outputs')}
 
 
-def large(units, sparsity=0.0):
+def large(units, sparsity=0.0, prediction='none'):
   """Parameters of a large model, of noise."""
   rng = np.random.default_rng(0)
   shapes = jax.eval_shape(lambda: wavernn.WaveRNN(
-      ModelConfig(units=units, projection=units // 2), MelConfig()).init(0))
+      ModelConfig(units=units, projection=units // 2, prediction=prediction),
+      MelConfig()).init(0))
   params = jax.tree.map(lambda a: rng.standard_normal(a.shape, np.float32), shapes)
   return prune(params, sparsity) if sparsity else params
 
@@ -72,45 +75,50 @@ CASES = {  # units, projection, sparsity, weights, team, lanes, teams, utterance
 
 
 @emulated
+@pytest.mark.parametrize('taps', [0, 1, 45])
 @pytest.mark.parametrize('case', CASES)
-def test_samples_are_those_of_the_scan_sampler(case):
-  """Over blocks of a stream. Rounding differs; these seeds meet no tie."""
+def test_samples_are_those_of_the_scan_sampler(case, taps):
+  """Over blocks of a stream. Rounding differs."""
   units, projection, sparsity, weights, team, lanes, teams, utterances, temperatures = CASES[case]
-  rnn, params = model(units, projection, sparsity, center=units != 72)
-  chip = cuda_emulation.chip(params, weights, team, lanes, teams)
+  rnn, params = model(units, projection, sparsity, center=units != 72, taps=taps)
+  chip = cuda_emulation.chip(params, weights, team, lanes, teams, taps)
   found = engine.Sampler(rnn, params, chip, temperatures, BLOCK)
   expected = scan.Sampler(rnn, checks.rounded(params, weights), temperatures, BLOCK)
   inputs = log_mels(rnn, (7, 3, 5)[:utterances]), draw.keys(4, range(utterances))
-  for one, other in zip(stream.batch(found, *inputs), stream.batch(expected, *inputs),
-                        strict=True):
-    np.testing.assert_array_equal(one, other)
+  ties.assert_same(stream.batch(found, *inputs), stream.batch(expected, *inputs), expected,
+                   *inputs, temperatures)
 
 
 @emulated
-def test_forced_logits_are_those_of_the_model():
-  rnn, params = model(72, 20, center=False)
-  sampler = engine.Sampler(rnn, params, cuda_emulation.chip(params, 'float32', 5, 2), (1, 1), BLOCK)
+@pytest.mark.parametrize('taps', [0, 7])
+def test_forced_logits_are_those_of_the_model(taps):
+  """Also where the given samples are so loud that their residuals wrap."""
+  rnn, params = model(72, 20, center=False, taps=taps)
+  sampler = engine.Sampler(rnn, params, cuda_emulation.chip(params, 'float32', 5, 2, taps=taps),
+                           (1, 1), BLOCK)
   pcm = np.random.default_rng(0).integers(-2**15, 2**15, (2, BLOCK * rnn.mel.hop)).astype(np.int16)
   mel = np.stack(log_mels(rnn, [BLOCK + 2 * rnn.timing.margin] * 2))
   state, keys = rnn.initial_state(2), draw.keys(0, [0, 1])
   echoed, after, found = sampler.run(state, mel, keys, BLOCK, pcm)
   expected = engine.reference_logits(rnn, params, state, pcm, mel, np.float32)
   np.testing.assert_array_equal(echoed, pcm)
-  np.testing.assert_allclose(found, expected, atol=2e-4)
+  np.testing.assert_allclose(found, expected, rtol=1e-6, atol=2e-4)
   _, model_state = rnn.nats(params, state, pcm, mel)
   np.testing.assert_allclose(after['h'], model_state['h'], atol=1e-5)
 
 
 @emulated
-def test_a_kernel_is_checked_before_it_is_used():
-  rnn, params = model(24, 20)
-  sampler = engine.Sampler(rnn, params, cuda_emulation.chip(params, 'float32', 1, 1, 2), (1, 1), 3)
+@pytest.mark.parametrize('taps', [0, 7])
+def test_a_kernel_is_checked_before_it_is_used(taps):
+  rnn, params = model(24, 20, taps=taps)
+  chip = cuda_emulation.chip(params, 'float32', 1, 1, 2, taps)
+  sampler = engine.Sampler(rnn, params, chip, (1, 1), 3)
   sampler.check(2, params)
-  other = params | {'coarse': 1.5 * params['coarse']}
-  with pytest.raises(checks.CheckFailed, match='log-probabilities differ'):
-    sampler.check(2, other)
-  sampler._chip.call = lambda *a: (lambda pcm, *rest: (pcm + 1, *rest))(
-      *chips.Cuda.call(sampler._chip, *a))
+  for name in {'coarse', 'previous', 'prior'} & set(params):
+    with pytest.raises(checks.CheckFailed, match='log-probabilities differ'):
+      sampler.check(2, params | {name: 1.5 * params[name]})
+  sampler._chip.call = lambda *a, **more: (lambda pcm, *rest: (pcm + 1, *rest))(
+      *chips.Cuda.call(sampler._chip, *a, **more))
   with pytest.raises(checks.CheckFailed):
     engine.Sampler(rnn, params, sampler._chip, (1, 1), 3).check(2, params)
 
@@ -200,10 +208,11 @@ def test_an_old_gpu_is_refused():
 
 
 @needs_compiler
-@pytest.mark.parametrize(('units', 'sparsity', 'weights', 'batch'), [
-    (896, 0.0, 'bfloat16', 1), (1024, 0.95, 'int8', 132)])
-def test_machine_code_for_an_h200(units, sparsity, weights, batch):
-  built = operands.build(large(units, sparsity), cuda.BLOCK)
+@pytest.mark.parametrize(('units', 'sparsity', 'weights', 'batch', 'taps'), [
+    (896, 0.0, 'bfloat16', 1, 0), (896, 0.0, 'bfloat16', 1, 192), (1024, 0.95, 'int8', 132, 192)])
+def test_machine_code_for_an_h200(units, sparsity, weights, batch, taps):
+  params = large(units, sparsity, 'spectral' if taps else 'none')
+  built = operands.build(params, cuda.BLOCK, taps)
   plan = cuda.choose(built, cuda.pack(built, weights), H200, batch)
   image = driver.compile_source(plan.macros, H200.capability)
   assert image.startswith(b'\x7fELF') and b'.text.sample' in image
@@ -215,16 +224,19 @@ def test_an_error_of_the_compiler_is_told():
     driver.compile_source((('P', 16),), H200.capability)
 
 
-def test_lowering_for_a_gpu():
+@pytest.mark.parametrize('prediction', ['none', 'spectral'])
+def test_lowering_for_a_gpu(prediction):
   class Driver:
     def chip(self, _):
       return H200
 
-  rnn = wavernn.WaveRNN(ModelConfig(), MelConfig())
-  chip = chips.Cuda(large(896), 'bfloat16', Driver(), lambda *_: b'')
+  config = ModelConfig(prediction=prediction)
+  rnn = wavernn.WaveRNN(config, MelConfig())
+  chip = chips.Cuda(large(896, prediction=prediction), 'bfloat16', Driver(), lambda *_: b'',
+                    taps=operands.taps(rnn))
   sampler = engine.Sampler(rnn, jax.eval_shape(lambda: rnn.init(0)), chip)
   shapes = jax.eval_shape(lambda: (
-      chip.weights(1), rnn.init(0)['conditioning'], rnn.initial_state(1),
+      chip.weights(1), rnn.init(0), rnn.initial_state(1),
       np.zeros((1, 16 + 2 * rnn.timing.margin, 80), np.float32), np.zeros((1, 2), np.uint32),
       np.zeros(2, np.float32), None))
   exported = jax.export.export(

@@ -182,7 +182,7 @@ def one_by_one(model, params, mel_FxM, key_2):
   @jax.jit
   def logits(pcm_T):
     pcm_1xN = jnp.pad(pcm_T, (0, model.timing.ahead))[None]
-    h, nibbles = model._run(params, model.initial_state(1), pcm_1xN, jnp.float32(padded))
+    h, nibbles, _ = model._run(params, model.initial_state(1), pcm_1xN, jnp.float32(padded))
     return head_logits(*model._heads(params, h, nibbles))[:, :, :, 0]
 
   pick = jax.jit(draw.categorical)

@@ -1,11 +1,13 @@
 """The kernel for TPUs in interpret mode against the scan sampler, its lowering, and the engine."""
 
+import dataclasses
 import functools
 
 import jax
 import numpy as np
 import pytest
 import random_models
+import ties
 
 from wavernn_jax import audio, draw, models, sampling
 from wavernn_jax.config import Config, MelConfig, ModelConfig
@@ -19,19 +21,21 @@ BLOCK = 3
 
 
 @functools.cache
-def model(center=True):
+def model(center=True, taps=0):
   """A random model whose every input moves every later draw, and its parameters."""
-  mel = MelConfig(name='tiny', sample_rate=800, n_fft=16, window=8, hop=4, bands=3, fmax=400.0,
-                  center=center)
-  config = Config(model=ModelConfig(units=24, projection=20, channels=8, layers=2), mel=mel)
+  mel = MelConfig(name='tiny', sample_rate=800, n_fft=512 if taps else 16, window=8, hop=4,
+                  bands=3, fmax=400.0, center=center)
+  config = Config(model=ModelConfig(
+      units=24, projection=20, channels=8, layers=2, taps=taps or 1,
+      prediction='spectral' if taps else 'none'), mel=mel)
   return models.build(config), random_models.pruned_run(config)[0]
 
 
 @functools.cache
-def sampler(center=True, weights='float32', temperatures=(1.0, 1.0), block=BLOCK):
-  rnn, params = model(center)
-  return engine.Sampler(rnn, params, chips.Tpu(params, weights, rnn.mel.hop, interpret=True),
-                        temperatures, block)
+def sampler(center=True, weights='float32', temperatures=(1.0, 1.0), block=BLOCK, taps=0):
+  rnn, params = model(center, taps)
+  chip = chips.Tpu(params, weights, rnn.mel.hop, interpret=True, taps=taps)
+  return engine.Sampler(rnn, params, chip, temperatures, block)
 
 
 def log_mels(rnn, frames):
@@ -43,45 +47,61 @@ def log_mels(rnn, frames):
 # Samples
 
 
+@pytest.mark.parametrize('taps', [0, 1, 130])
 @pytest.mark.parametrize(('center', 'temperatures'), [(True, (1.0, 0.7)), (False, (0.0, 1.0))])
-def test_samples_are_those_of_the_scan_sampler(center, temperatures):
-  """Three lanes over the blocks of a stream. Rounding differs; these seeds meet no tie."""
-  rnn, _ = model(center)
+def test_samples_are_those_of_the_scan_sampler(center, temperatures, taps):
+  """Three utterances over the blocks of a stream. Rounding differs."""
+  rnn, params = model(center, taps)
   mels, keys = log_mels(rnn, (8, 3, 5)), draw.keys(2, range(3))
-  found = stream.batch(sampler(center, temperatures=temperatures), mels, keys)
-  for one, other in zip(found, expected(center, temperatures), strict=True):
-    np.testing.assert_array_equal(one, other)
+  found = stream.batch(sampler(center, temperatures=temperatures, taps=taps), mels, keys)
+  plain = scan.Sampler(rnn, params, temperatures, BLOCK)
+  ties.assert_same(found, expected(center, temperatures, taps), plain, mels, keys, temperatures)
 
 
 @functools.cache
-def expected(center, temperatures):
-  rnn, params = model(center)
+def expected(center, temperatures, taps):
+  rnn, params = model(center, taps)
   return stream.batch(scan.Sampler(rnn, params, temperatures, BLOCK),
                          log_mels(rnn, (8, 3, 5)), draw.keys(2, range(3)))
 
 
-def test_forced_logits_are_those_of_the_model():
-  rnn, params = model(center=False)
+@pytest.mark.parametrize('taps', [0, 7])
+def test_forced_logits_are_those_of_the_model(taps):
+  """Also where the given samples are so loud that their residuals wrap."""
+  rnn, params = model(False, taps)
   pcm = np.random.default_rng(0).integers(-2**15, 2**15, (2, BLOCK * rnn.mel.hop)).astype(np.int16)
   mel = np.stack(log_mels(rnn, [BLOCK + 2 * rnn.timing.margin] * 2))
   state, keys = rnn.initial_state(2), draw.keys(0, [0, 1])
-  echoed, after, found = sampler(False, temperatures=(0.0, 1.0)).run(state, mel, keys, BLOCK, pcm)
+  made = sampler(False, temperatures=(0.0, 1.0), taps=taps)
+  echoed, after, found = made.run(state, mel, keys, BLOCK, pcm)
   logits = engine.reference_logits(rnn, params, state, pcm, mel, np.float32)
   np.testing.assert_array_equal(echoed, pcm)
-  np.testing.assert_allclose(found, logits, atol=2e-4)
+  np.testing.assert_allclose(found, logits, rtol=1e-6, atol=2e-4)
   _, model_state = rnn.nats(params, state, pcm, mel)
   np.testing.assert_allclose(after['h'], model_state['h'], atol=1e-5)
-  np.testing.assert_array_equal(after['pcm'], pcm[:, -1:])
+  np.testing.assert_array_equal(after['pcm'], model_state['pcm'])
   np.testing.assert_array_equal(after['index'], [pcm.shape[1]] * 2)
 
 
-def test_bfloat16_weights_pass_the_check_and_others_do_not():
-  _, params = model()
-  half = sampler(weights='bfloat16')
+@pytest.mark.parametrize('taps', [0, 7])
+def test_bfloat16_weights_pass_the_check_and_others_do_not(taps):
+  _, params = model(taps=taps)
+  half = sampler(weights='bfloat16', taps=taps)
   half.check(2, checks.rounded(params, 'bfloat16'))
-  wrong = params | {'previous': np.array(params['previous'])[::-1]}
+  wrong = params | {'previous': (20 if taps else 1) * np.array(params['previous'])[::-1]}
   with pytest.raises(checks.CheckFailed, match='log-probabilities differ'):
     half.check(2, wrong)
+
+
+def test_samples_of_a_prediction_saturate():
+  """A loud mel, of few high frequencies: many samples are at full scale."""
+  rnn, params = model(taps=1)
+  loud = [np.tile(np.float32([4, -4, -8]), (8, 1))]
+  keys = draw.keys(2, [0])
+  found = stream.batch(sampler(taps=1), loud, keys)
+  plain = stream.batch(scan.Sampler(rnn, params, (1.0, 1.0), BLOCK), loud, keys)
+  np.testing.assert_array_equal(found[0], plain[0])
+  assert np.isin(found[0], (-2**15, 2**15 - 1)).sum() > 3
 
 
 def test_draws_have_their_distribution():
@@ -111,15 +131,16 @@ def test_padding_leaves_the_units_in_place(multiple):
   np.testing.assert_array_equal(operands.crop_halves(padded[:, :2 * multiple], 12), x[:, :24])
 
 
+@pytest.mark.parametrize('prediction', ['none', 'spectral'])
 @pytest.mark.parametrize(('batch', 'weights', 'forced'), [
     (1, 'bfloat16', False), (16, 'bfloat16', True), (3, 'float32', False)])
-def test_lowering_for_a_tpu(batch, weights, forced):
-  rnn = wavernn.WaveRNN(ModelConfig(), MelConfig())
+def test_lowering_for_a_tpu(batch, weights, forced, prediction):
+  rnn = wavernn.WaveRNN(ModelConfig(prediction=prediction), MelConfig())
   shapes = jax.eval_shape(lambda: rnn.init(0))
   params = jax.tree.map(lambda a: np.zeros(a.shape, np.float32), shapes)
-  chip = chips.Tpu(params, weights, rnn.mel.hop)
+  chip = chips.Tpu(params, weights, rnn.mel.hop, taps=operands.taps(rnn))
   arguments = jax.eval_shape(lambda: (
-      chip.weights(batch), shapes_of(shapes['conditioning']), rnn.initial_state(batch),
+      chip.weights(batch), shapes_of(shapes), rnn.initial_state(batch),
       np.zeros((batch, 16 + 2 * rnn.timing.margin, 80), np.float32),
       np.zeros((batch, 2), np.uint32),
       np.zeros(2, np.float32), np.zeros((batch, 4800), np.int16) if forced else None))
@@ -145,6 +166,15 @@ def test_the_platform_must_have_a_kernel():
 def voice():
   config = Config(model=model()[0].config, mel=model()[0].mel)
   return Voice(config, model()[1], {}, 'random')
+
+
+def test_subscale_models_with_a_prediction_fall_back(monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+  config = Config(model=dataclasses.replace(random_models.SUBSCALE, prediction='spectral', taps=7),
+                  mel=random_models.MEL)
+  with pytest.warns(UserWarning, match='a subscale model.*--engine=scan takes its') as caught:
+    found = sampling.open(Voice(config, {}, {}, 'random'), 'pallas')
+  assert found.name == 'scan' and len(caught) == 1
 
 
 def test_more_units_than_the_chip_holds_fall_back(monkeypatch):

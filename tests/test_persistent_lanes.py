@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import random_models
 from random_models import MEL, build, parameters
+import ties
 
 from wavernn_jax import draw
 from wavernn_jax.config import MelConfig, ModelConfig
@@ -32,21 +33,24 @@ def sampler(kernel='tpu', temperatures=(1.0, 1.0), **fields):
   return lanes.Sampler(model, params, KERNELS[kernel](params), temperatures, BLOCK)
 
 
-def expected(mels, keys, temperatures=(1.0, 1.0), **fields):
+def scanned(temperatures=(1.0, 1.0), **fields):
   model = build(**fields)
-  return stream.batch(
-      scan.Sampler(model, parameters(model), temperatures, BLOCK), mels, keys)
+  return scan.Sampler(model, parameters(model), temperatures, BLOCK)
+
+
+def expected(mels, keys, temperatures=(1.0, 1.0), **fields):
+  return stream.batch(scanned(temperatures, **fields), mels, keys)
 
 
 @pytest.mark.parametrize(('kernel', 'fields'), [
     *[(kernel, {}) for kernel in KERNELS],
     ('tpu', {'lanes': 1, 'horizon': 0}), ('one team', {'units': 40, 'projection': 20})])
 def test_samples_are_those_of_the_scan_sampler(kernel, fields):
-  """Utterances shorter than the delay beside a longer one. These seeds meet no tie."""
+  """Utterances shorter than the delay beside a longer one. Rounding differs."""
   mels, keys = [log_mel(n, n) for n in FRAMES], draw.keys(3, range(len(FRAMES)))
   found = stream.batch(sampler(kernel, **fields), mels, keys)
-  for one, other in zip(found, expected(mels, keys, **fields), strict=True):
-    np.testing.assert_array_equal(one, other)
+  plain = scanned(**fields)
+  ties.assert_same(found, stream.batch(plain, mels, keys), plain, mels, keys)
   assert len(np.unique(found[0])) > 0.7 * len(found[0])
 
 

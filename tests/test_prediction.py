@@ -82,10 +82,13 @@ def test_weights_are_those_of_a_float64_solve_rounded(preset, kind):
     np.testing.assert_allclose([scale, level], np.sqrt(power), rtol=1e-4)
 
 
-def test_weights_of_any_known_samples_are_those_of_the_normal_equations():
+@pytest.mark.parametrize('known', ['random', 'lanes'])
+def test_weights_of_any_known_samples_are_those_of_the_normal_equations(known):
   offsets = np.concatenate([np.arange(-20, 0), np.arange(1, 9)])
-  rng = np.random.default_rng(0)
-  known_LxD = rng.random((3, len(offsets))) < 0.6
+  if known == 'lanes':
+    known_LxD = prediction.known(4, 3, 2, offsets) & _near(4, offsets)
+  else:
+    known_LxD = np.random.default_rng(0).random((1, len(offsets))) < 0.6
   mel_FxM = mels(MEL, 'speech', 2)
   found = jax.jit(lambda m: prediction.spectral_filter(m, known_LxD, offsets, MEL))(mel_FxM)
   for f, r in enumerate(autocorrelation(mel_FxM, MEL, 28)):
@@ -98,13 +101,37 @@ def test_weights_of_any_known_samples_are_those_of_the_normal_equations():
           taps_D[known_D], w * 2.0**np.asarray(found.shift[f, lane]), atol=0.51)
 
 
+def _near(lanes, offsets_D):
+  """Of each lane the samples of a window that all lanes share, SxD."""
+  at_SxD = np.arange(lanes)[:, None] + offsets_D
+  return (at_SxD >= -20 + lanes - 1) & (at_SxD <= 8)
+
+
+def test_lanes_of_which_one_knows_less_than_the_one_before_are_an_error():
+  with pytest.raises(ValueError, match='each must know what the one before it knows'):
+    prediction.solve(np.ones((1, 9)), np.array([-4, -3, -2]),
+                     np.array([[True, False, False], [False, False, True]]))
+
+
+@pytest.mark.parametrize('lanes, horizon', [(4, 3), (3, 0), (2, 2), (1, 0)])
+def test_known_is_what_the_schedule_has_drawn(lanes, horizon):
+  step, offsets = horizon + 1, np.arange(-40, 40)
+  known_SxD = prediction.known(lanes, step, horizon, offsets)
+  for s in range(lanes):
+    for d, known in zip(offsets, known_SxD[s], strict=True):
+      position, lane = divmod(100 * lanes + s + d, lanes)
+      drawn = position + lane * step < 100 + s * step  # in an earlier step
+      # More than F positions ahead an earlier lane is not heard, though it may be drawn.
+      assert known == (drawn and not (lane < s and position > 100 + horizon)), (s, d)
+
+
 def test_the_past_by_levinson_is_the_past_by_cholesky():
   with jax.enable_x64(True):
     r = jnp.asarray(autocorrelation(mels(MEL, 'speech'), MEL, 64))
     offsets = prediction.offsets(64)
     for a, b in zip(prediction.levinson(r, 64),
-                    prediction.solve(r, offsets, np.ones(64, bool)), strict=True):
-      np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+                    prediction.solve(r, offsets, np.ones((1, 64), bool)), strict=True):
+      np.testing.assert_allclose(a, b[:, 0], rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize('kind', KINDS)

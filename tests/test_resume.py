@@ -131,7 +131,7 @@ def _tear(config, workdir):
 
   with Run(config, workdir) as run:  # kill -9 after a log
     run.wait_for(run.reached(14))
-    with pytest.raises(InputError, match='torn: another process trains in it'):
+    with pytest.raises(InputError, match='torn: another process is training in it'):
       loop.train(config, workdir)
     run.kill()
   killed_at = rows(workdir)[-1]['step']

@@ -196,7 +196,9 @@ def test_an_export_is_ruled_out_exactly_where_it_cannot_be_packed(changes):
     ('cpu', {'model__kind': 'fused', 'model__lanes': 2, 'model__horizon': 2},
      "model.kind: found 'fused', expected 'wavernn' or 'subscale' for --engine=cpu"),
     ('persistent', {'model__kind': 'fused', 'model__lanes': 2, 'model__horizon': 2},
-     "model.kind: found 'fused', expected 'wavernn' or 'subscale'")])
+     "model.kind: found 'fused', expected 'wavernn' or 'subscale'"),
+    ('persistent', SUBSCALE | {'model__prediction': 'spectral', 'train__input_noise': 0.0},
+     "model.prediction: found 'spectral', expected 'none' for a subscale model")])
 def test_a_purpose_has_rules_of_its_own(purpose, changes, expected):
   rules.check(_changed(**changes))
   with pytest.raises(InputError, match=expected):

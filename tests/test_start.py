@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import random_models
 
+from experiments.configs import pretrained
 from wavernn_jax import check, commands, config as config_lib, pruning
 from wavernn_jax.config import PruningConfig
 from wavernn_jax.errors import InputError
@@ -74,7 +75,7 @@ def test_masks_of_other_blocks_keep_every_block_with_a_weight(sparse_config, exp
 
 def test_matrices_that_lose_their_sparsity_are_named(sparse_config, exported):
   config = dataclasses.replace(sparse_config, init_from=str(exported[0]), pruning=PruningConfig())
-  with pytest.warns(UserWarning, match=r'recurrent\.\w, .*are pruned there and grow dense here'):
+  with pytest.warns(UserWarning, match=r'recurrent\.\w, .*are pruned there and become dense here'):
     state = start.first_state(config)
   assert jax.tree.leaves(state['masks']) == []
 
@@ -82,6 +83,7 @@ def test_matrices_that_lose_their_sparsity_are_named(sparse_config, exported):
 def test_the_bundled_export_can_be_gone_on_with():
   config = copy.deepcopy(export.read(commands.PRETRAINED).config)
   config.init_from = str(commands.PRETRAINED)
+  config.pruning = pretrained.get_config().pruning
   state = start.first_state(config)
   kept = pruning.count_parameters(state['params'], state['masks'])
   assert kept == export.read(commands.PRETRAINED).packed.parameters
@@ -124,7 +126,7 @@ def test_a_run_goes_on_though_what_it_began_with_is_gone(sparse_config, exported
 def test_what_memory_cannot_hold_is_refused_before_anything_is_written(
     tiny_config, tmp_path, section, values):
   setattr(tiny_config, section, dataclasses.replace(getattr(tiny_config, section), **values))
-  with pytest.raises(InputError, match=r'a step takes more than [\d.]+ GB, found [\d.]+ GB'):
+  with pytest.raises(InputError, match=r'a step needs more than [\d.]+ GB of memory, found [\d.]'):
     loop.train(tiny_config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
   check.check_memory(config_lib.Config())

@@ -41,7 +41,7 @@ def split_bytes(pcm):
 
 
 def join_bytes(coarse, fine):
-  """Returns the int16 samples of which `split_bytes` gives coarse and fine."""
+  """Inverts `split_bytes`: returns int16 samples."""
   return (coarse.astype(np.int32) * 256 + fine - _FULL_SCALE).astype(np.int16)
 
 
@@ -69,8 +69,8 @@ class AudioFile:
   def read(self, start: int, stop: int) -> np.ndarray:
     """Returns samples start..stop, int16 mono, by seeking.
 
-    Channels are averaged, other sample formats rounded to 16 bits; what lies
-    beyond full scale is clipped with a UserWarning.
+    Channels are averaged and other sample formats rounded to 16 bits. Samples
+    beyond full scale are clipped with a UserWarning.
 
     Raises:
       InputError: if the file is damaged, truncated or holds non-finite values.
@@ -103,8 +103,8 @@ def open_audio(path) -> AudioFile:
   """Reads the header of an audio file.
 
   Raises:
-    InputError: if it is no file or unreadable, empty, truncated, or gives no length
-      or a rate that is none.
+    InputError: if it is not a file, or is unreadable, empty or truncated, or its header
+      gives no length or an impossible sample rate.
   """
   path = os.fspath(path)
   files.check_regular(path, 'a wav or flac file')
@@ -141,7 +141,7 @@ def open_audio(path) -> AudioFile:
 
 
 def _contradicts_itself(info) -> bool:
-  """Whether a PCM wav says other sizes than its channels and bits give: libsndfile ignores one."""
+  """Whether the sizes in a PCM wav disagree, of which libsndfile ignores one."""
   log = info.extra_info
   align, bits = (re.search(rf'^ *{name} *: (\d+)', log, re.MULTILINE)
                  for name in ('Block Align', 'Bit Width'))
@@ -154,7 +154,7 @@ def read_audio(path, sample_rate: int) -> np.ndarray:
   """Returns a whole file, int16 mono, resampled to `sample_rate` if it differs.
 
   Raises:
-    InputError: as `open_audio` and `AudioFile.read`.
+    InputError: as for `open_audio` and `AudioFile.read`.
   """
   file = open_audio(path)
   pcm = file._decode(0, file.frames)
@@ -164,14 +164,14 @@ def read_audio(path, sample_rate: int) -> np.ndarray:
 
 
 def write_wav(path, pcm, sample_rate: int) -> None:
-  """Writes int16 mono; no reader ever sees an unfinished file.
+  """Writes int16 mono. The file appears complete or not at all.
 
   Raises:
     InputError: if the folder cannot be written to; `files.DiskFull` if it is full.
   """
   if pcm.dtype != np.int16:
     raise TypeError(f'{path}: expected int16 samples, found {pcm.dtype}')
-  encoded = io.BytesIO()  # libsndfile would only say that writing failed, or not even that
+  encoded = io.BytesIO()  # libsndfile does not always report that writing failed
   soundfile.write(encoded, np.asarray(pcm), sample_rate, 'PCM_16', format='WAV')
   with files.replacing(path) as file:
     file.write(encoded.getvalue())
@@ -207,19 +207,19 @@ def mel_floor(mel: MelConfig) -> float:
 
 
 def edge_padding(mel: MelConfig) -> int:
-  """Returns how many samples an utterance is padded by at either end."""
+  """Returns the number of samples by which an utterance is padded at each end."""
   return mel.n_fft // 2 if mel.center else (mel.n_fft - mel.hop) // 2
 
 
 def frame_count(samples: int, mel: MelConfig) -> int:
-  """Returns the frames of an utterance that `pad_edges` has padded."""
+  """Returns the number of frames of an utterance, once `pad_edges` has padded it."""
   if not samples:
     return 0
   return 1 + (samples + 2 * edge_padding(mel) - mel.n_fft) // mel.hop
 
 
 def frame_offset(mel: MelConfig) -> int:
-  """Returns o such that frame f is centred on sample f·hop + o."""
+  """Returns o, where frame f is centred on sample f·hop + o."""
   return 0 if mel.center else mel.hop // 2
 
 
@@ -237,12 +237,12 @@ def log_mel(window_BxN, mel: MelConfig):
     window_BxN = window_BxN.astype(jnp.float32) / _FULL_SCALE
   frames_BxFxW = _frames(window_BxN, mel) * hann(mel.window).astype(np.float32)
   # The window's place inside n_fft changes phases only.
-  stft_BxFxK = jnp.fft.rfft(frames_BxFxW, mel.n_fft)
-  power_BxFxK = stft_BxFxK.real**2 + stft_BxFxK.imag**2 + mel.power_floor
-  spectrum_BxFxK = (
-      jnp.sqrt(power_BxFxK) if mel.power == 1 else power_BxFxK ** (mel.power / 2))
+  stft_BxFxX = jnp.fft.rfft(frames_BxFxW, mel.n_fft)
+  power_BxFxX = stft_BxFxX.real**2 + stft_BxFxX.imag**2 + mel.power_floor
+  spectrum_BxFxX = (
+      jnp.sqrt(power_BxFxX) if mel.power == 1 else power_BxFxX ** (mel.power / 2))
   # 'highest': accelerators would round the inputs to 10 bits or fewer.
-  mel_BxFxM = jnp.einsum('bfk,mk->bfm', spectrum_BxFxK, filterbank(mel),
+  mel_BxFxM = jnp.einsum('bfx,mx->bfm', spectrum_BxFxX, filterbank(mel),
                          precision='highest')
   return _log(jnp.maximum(mel_BxFxM, mel.clamp), mel, jnp)
 
@@ -250,7 +250,7 @@ def log_mel(window_BxN, mel: MelConfig):
 def utterance_log_mel(pcm: np.ndarray, mel: MelConfig) -> np.ndarray:
   """Returns the log mel of a whole utterance of any length, FxM float32.
 
-  It is computed in pieces of one size: one compilation, bounded memory.
+  It is computed in pieces of equal size: one compilation, bounded memory.
   """
   frames = frame_count(len(pcm), mel)
   padded = pad_edges(pcm, mel) if frames else pcm
@@ -265,7 +265,7 @@ def utterance_log_mel(pcm: np.ndarray, mel: MelConfig) -> np.ndarray:
 
 
 def _frames(window_BxN, mel: MelConfig):
-  """Cuts the `window` samples that a Hann window centred in n_fft keeps, BxFxW.
+  """Cuts out the `window` samples of each frame that the Hann window keeps, BxFxW.
 
   Frames are shifted slices of blocks of `hop` samples: no gather, any hop.
   """
@@ -288,7 +288,7 @@ def hann(length: int) -> np.ndarray:
 
 
 def filterbank(mel: MelConfig) -> np.ndarray:
-  """Returns the filters, MxK with K = n_fft/2 + 1."""
+  """Returns the filters, MxX with X = n_fft/2 + 1."""
   return librosa.filters.mel(
       sr=mel.sample_rate, n_fft=mel.n_fft, n_mels=mel.bands, fmin=mel.fmin, fmax=mel.fmax,
       htk=mel.mel_scale == 'htk', norm=None if mel.mel_norm == 'none' else mel.mel_norm)

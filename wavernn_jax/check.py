@@ -1,4 +1,4 @@
-"""What training needs before anything is claimed, and a report of it: `--mode=check`."""
+"""The checks before a run may start, and `--mode=check`, which reports them."""
 
 import os
 import pathlib
@@ -14,15 +14,15 @@ from wavernn_jax.evaluation import pictures
 from wavernn_jax.training import start, step as step_lib, world
 
 _FLOAT32 = 4  # bytes
-_MELS = 16  # files that are enough to tell a convention
+_MELS = 16  # this many files are enough to recognise a convention
 
 
 def training(config: Config, workdir=''):
-  """Utterances of train and valid of a config that is in order.
+  """Checks a config and its corpus; returns the utterances of train and valid.
 
   Args:
     config: of the run.
-    workdir: of the run; one that has a checkpoint needs no `init_from` any more.
+    workdir: of the run; once that has a checkpoint, `init_from` is not read.
 
   Raises:
     InputError: naming what is wrong.
@@ -36,7 +36,7 @@ def training(config: Config, workdir=''):
 
 
 def load_corpus(config: Config):
-  """Utterances of train and valid, checked together with test."""
+  """The utterances of train and valid; test is checked along with them."""
   files = corpus.split_files(config.data)
   least = dict.fromkeys(files, audio.edge_padding(config.mel) + 1)
   least['train'] = max(config.train.crop, least['train'])
@@ -47,9 +47,9 @@ def load_corpus(config: Config):
 
 
 def check_memory(config: Config) -> None:
-  """Raises InputError if a step surely needs more memory than there is.
+  """Raises InputError if a step is sure to need more memory than there is.
 
-  Also if blocks of pruning do not divide a matrix: shapes are all it computes.
+  Computes shapes only. Pruning blocks that do not divide a matrix are found here, too.
   """
   state = jax.eval_shape(
       lambda: step_lib.initial_state(models.build(config).init(0), config))
@@ -57,19 +57,19 @@ def check_memory(config: Config) -> None:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
   train, model = config.train, config.model
   crops = max(1, train.batch // (jax.device_count() * train.accumulate))
-  # The state, its copy of a checkpoint, gradients; the gate inputs of all steps.
+  # The state, the copy that a checkpoint is written from, gradients; all gate inputs.
   least = (2 * size(state) + size(state['params'])
            + crops * train.crop // model.lanes * 3 * model.units * _FLOAT32)
   if least > _memory():
     raise InputError(
         f'--config.model.units={model.units}, --config.train.batch={train.batch}, '
-        f'--config.train.crop={train.crop}: a step takes more than {least / 2**30:.1f} GB, found '
-        f'{_memory() / 2**30:.1f} GB of memory; choose a smaller model, a smaller batch or '
+        f'--config.train.crop={train.crop}: a step needs more than {least / 2**30:.1f} GB of '
+        f'memory, found {_memory() / 2**30:.1f} GB; choose a smaller model, a smaller batch or '
         'shorter crops, or micro-batches (--config.train.accumulate).')
 
 
 def _memory() -> int:
-  """Bytes of the device, or of this machine where that is a CPU."""
+  """Memory in bytes of the device, or of this machine if that is a CPU."""
   found = (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit')
   return found or os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
 
@@ -78,19 +78,19 @@ def _memory() -> int:
 
 
 def report(config: Config, output) -> dict:
-  """Looks at a folder of recordings or mels, and at whether a config can train on it.
+  """Describes a folder of recordings or mels, and says whether a run can train on it.
 
   Args:
     config: of a run; `config.data.dir` is the folder.
     output: folder of the picture.
 
   Returns:
-    What `survey.summary` found; mels (fits, sentence); problems, which keep a training
-    from starting or from making sense; remarks; options, flags that suit the files;
-    picture, the path of a PNG.
+    What `survey.summary` found; mels (fits, sentence); problems, which would stop a run
+    or make it useless; remarks; options: flags that suit the files; picture: the path of
+    a PNG.
 
   Raises:
-    InputError: if there is no such folder or nothing in it.
+    InputError: if the folder does not exist or is empty.
   """
   sounds, mels = _contents(config)
   result = {'dir': config.data.dir, 'problems': [], 'remarks': [], 'options': []}
@@ -135,7 +135,7 @@ def _training_problems(config: Config) -> list[str]:
 
 
 def _fit(paths, sounds, config: Config) -> conventions.Fit:
-  """The convention of the first few mels; by the audio of the same names where there is."""
+  """The convention of the first few mels, by the audio of the same names if there is any."""
   by_stem = {p.with_suffix(''): p for p in sounds}
   chosen = [p for p in paths if p.with_suffix('') in by_stem] or paths
   arrays = {}

@@ -1,4 +1,4 @@
-"""One function a mode of launch.py. Each returns the JSON object it printed."""
+"""One function for each mode of launch.py. Each returns the JSON object that it printed."""
 
 import functools
 import json
@@ -27,19 +27,17 @@ from wavernn_jax.voice import Voice
 
 DEMO_SPEECH = pathlib.Path(__file__).parent / 'demo_speech'
 DEMO_MELS = pathlib.Path(__file__).parent / 'demo_mels'
-PRETRAINED = pathlib.Path(__file__).parent / 'pretrained' / 'sparse192.safetensors'
-# Below 1 the model keeps its pitch where at 1 it often falls into a whisper
-# (experiments/results: voicing F1).
-DEMO_TEMPERATURES = 0.8, 0.8
+PRETRAINED = pathlib.Path(__file__).parent / 'pretrained' / 'kathleen192.safetensors'
+DEMO_TEMPERATURES = 1.0, 1.0
 
 
 def train(config: Config, workdir: str, mel_preset: str = '') -> dict:
-  """Trains the run in `workdir`, or goes on with it. See `training.loop.train`.
+  """Starts or continues the run in `workdir`. See `training.loop.train`.
 
   Args:
     config: of the run.
     workdir: its folder.
-    mel_preset: replaces `config.mel` by a named convention.
+    mel_preset: name of a mel convention that replaces `config.mel`.
   """
   _take_preset(config, mel_preset)
   step = loop.train(config, workdir)
@@ -55,7 +53,7 @@ def train(config: Config, workdir: str, mel_preset: str = '') -> dict:
 
 
 def check(config: Config, output: str = 'runs/check', mel_preset: str = '') -> dict:
-  """Says what is in `config.data.dir` and whether the config can be trained on it.
+  """Reports what `config.data.dir` holds and whether a run can train on it.
 
   Args:
     config: of a run.
@@ -82,7 +80,7 @@ def _take_preset(config: Config, name: str) -> None:
   if not name:
     return
   if config.mel != config_lib.MelConfig():
-    raise InputError(f'--mel={name} would undo --config.mel.…; give one of them.')
+    raise InputError(f'--mel={name} and --config.mel.… are both set; give one of them.')
   config.mel = config_lib.mel_preset(name)
 
 
@@ -93,15 +91,15 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str =
   Args:
     workdir: of the run, unless `model` is given.
     split: train, valid or test.
-    data_dir: another corpus than the run's; an export knows none.
-    model: an export, whose weights are those of its type.
-    engine: as for `synthesize`; 'cpu' needs an export and takes likelihoods in the
-      arithmetic with which that engine draws.
-    temperatures: of the draws of the free-running metrics; likelihoods have none.
+    data_dir: the corpus, if not the run's own; an export does not name one.
+    model: an export; its weights are evaluated as they are stored.
+    engine: as for `synthesize`; 'cpu' needs an export, and computes likelihoods in the
+      arithmetic in which that engine samples.
+    temperatures: for the free-running metrics; likelihoods have no temperature.
 
   Returns:
-    Of a run also written to RUN/evaluation_SPLIT.json, there with the nats of
-    each utterance as `by_utterance`.
+    The result. For a run it is also written to RUN/evaluation_SPLIT.json, where
+    `by_utterance` adds the nats of each utterance.
   """
   rules.check_temperatures(temperatures)
   voice = _voice(workdir, model)
@@ -134,7 +132,7 @@ def evaluate(workdir: str, split: str = 'test', data_dir: str = '', model: str =
 
 
 def _likelihood(engine: Engine, held_out, config: Config) -> tuple[dict, dict]:
-  """What `evaluate` reports of the nats of utterances: of all of them, and of each."""
+  """The likelihood that `evaluate` reports: over all utterances, and for each of them."""
   with sources_lib.progress_bar(sum(u.samples for u in held_out), config.mel, 'likelihood') as bar:
     lane_sums, samples = evaluation.lane_nats(engine, held_out, config.evaluation.batch, bar)
   sums = {byte: s.sum(axis=1) for byte, s in lane_sums.items()}
@@ -144,7 +142,7 @@ def _likelihood(engine: Engine, held_out, config: Config) -> tuple[dict, dict]:
 
 
 def _voice(workdir: str, model: str) -> Voice:
-  """The voice of an export, or of a run where none is given."""
+  """The voice of the export `model`, or of the run if no export is given."""
   return export_lib.read(model) if model else checkpoints.load(workdir)
 
 
@@ -154,21 +152,22 @@ def synthesize(workdir: str, inputs: str, output: str, temperatures=(1.0, 1.0), 
                overwrite: bool = False) -> dict:
   """Speech from recordings (copy-synthesis) or .npy mels: a file, a folder or a manifest.
 
-  Inputs whose wav is there already are left out; those that cannot be used do
-  not keep the others from being done.
+  Inputs whose wav already exists are skipped. One that cannot be used is reported at
+  the end and does not stop the others.
 
   Args:
     workdir: of the run, unless `model` is given.
     inputs: file, folder or manifest (see `bulk.find_inputs`).
     output: folder of the wavs.
-    temperatures: of the coarse and the fine byte.
-    seed: of the draws.
-    batch: utterances at a time.
+    temperatures: for the coarse and the fine byte.
+    seed: of the random numbers.
+    batch: number of utterances at a time.
     model: an export.
-    engine: 'scan', 'cpu', 'pallas', or 'auto': cpu for exports where JAX has no accelerator.
-    weights: type to which --engine=cpu and pallas pack a run, as --mode=export would.
+    engine: 'scan', 'cpu', 'pallas', or 'auto': cpu for an export where JAX has no
+      accelerator, else scan.
+    weights: number type to which --engine=cpu and pallas pack a run, as --mode=export does.
     executor: see `executors.create`.
-    overwrite: make anew what is there already.
+    overwrite: synthesise again what is already there.
 
   Raises:
     InputError: after the result is printed, if an input failed.
@@ -187,7 +186,7 @@ def synthesize(workdir: str, inputs: str, output: str, temperatures=(1.0, 1.0), 
   if failed := result['failed']:
     problems = corpus.listed(dict.fromkeys(failed.values()))
     raise InputError(f'{len(failed)} of {len(sources)} inputs failed:\n{problems}\nThe same '
-                     'command tries only these again.')
+                     'command tries these again, and only these.')
   return result
 
 
@@ -203,11 +202,11 @@ def export(workdir: str, output: str, weights: str = 'bfloat16',
 
 
 def demo(output: str) -> dict:
-  """The bundled voice speaks sentences that it has not heard, and copies other voices.
+  """Lets the bundled voice speak held-out sentences, and copy other voices.
 
   Args:
-    output: folder; gets voice/NAME.wav and NAME.png (target above synthesis) of the
-      bundled mels, and other_voices/NAME.wav and NAME.png of the bundled speech.
+    output: folder for voice/NAME.wav and NAME.png (target above synthesis) from the
+      bundled mels, and other_voices/NAME.wav and NAME.png from the bundled speech.
   """
   folder, model = pathlib.Path(output), str(PRETRAINED)
   spoken = {name: synthesize('', str(inputs), str(folder / name), DEMO_TEMPERATURES, model=model,
@@ -242,7 +241,7 @@ and on your own:
 
 
 def _demo_targets(mel) -> dict:
-  """The log mel FxM of every sentence of the demo, by the name of its wav."""
+  """The log mel FxM of each sentence of the demo, keyed by the name of its wav."""
   recordings = sorted((DEMO_SPEECH / 'test').glob('*.flac'))
   return {
       **{f'voice/{path.stem}': mel_files.read_mel(path, mel)

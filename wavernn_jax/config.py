@@ -4,23 +4,25 @@ Dimension glossary (suffixes of array names, letters of einsums):
 
   B  batch (crops or utterances)
   T  audio samples (time)
-  N  audio samples of a window that is longer than the crop it surrounds
+  N  samples of a window around a crop; in free functions, any leading axes
   F  mel frames
   M  mel bands
-  C  conditioning channels
+  X  bins of a spectrum, n_fft/2 + 1
+  C  conditioning channels, and those of the context network
   H  hidden units: the first H/2 predict the coarse byte, the rest the fine one
   G  gate pre-activations, G = 3H, ordered u (update), r (reset), e (candidate)
   P  projection width of the output layers
   V  values of a byte, V = 256
+  K  numbers that a step hears of the samples before it (models/hearing.py)
+  D  known samples of a spectral prediction, at as many offsets (models/prediction.py)
+  R  residuals that a step hears; in WaveNet, residual channels between blocks
   S  lanes of a subscale model (the paper's B); lane s holds the samples S·i + s
   I  positions i of a lane, T = S·I
+  L  positions that a sampler's context network runs over at once
   W  steps of a fused model: its positions and those by which its lanes are apart
   Q  units of one of its softmaxes, H/(4S)
-  K  past steps whose samples are its inputs
-  E  those inputs, 2·K·S
-  L  positions that a sampler's context network runs over at once
+  E  numbers that a step of a fused model or of WaveNet hears
   U  blocks of WaveNet
-  R  residual channels between them
   Y  pre-activations of the gates of one of them, Y = 2H; all of them are G = U·Y
   A  past inputs of all blocks that their dilations reach
   J  components of a mixture of logistics
@@ -111,7 +113,7 @@ class DataConfig:
   mels: str = 'audio'  # 'audio': computed; 'paired': STEM.npy beside STEM.wav
   valid_fraction: float = 0.05  # of the files, when one folder is split
   test_fraction: float = 0.05
-  skip_bad: bool = False  # leave unusable files out instead of stopping
+  skip_bad: bool = False  # leave out unusable files instead of stopping
   check: bool = True  # decode every file once before training
   workers: int = 0  # loader processes; 0 reads in threads of this process
   cache_mb: int = 2048  # a corpus that fits is held decoded when workers == 0
@@ -121,8 +123,8 @@ class DataConfig:
 class ModelConfig:
   """§2. The conditioning network is our choice: the paper does not give one.
 
-  §4 gives the subscale fields but for their sizes; the context network's are
-  ours (models/context.py).
+  §4 gives the subscale fields but not their sizes; those of the context network
+  are ours (models/context.py).
   """
 
   kind: str = 'wavernn'  # or 'subscale', 'fused', 'wavenet'
@@ -133,10 +135,11 @@ class ModelConfig:
   kernel: int = 3  # frames, odd
   compute_dtype: str = 'float32'  # or 'bfloat16': matmul inputs; float32 sums
   prediction: str = 'none'  # the paper; 'spectral': code the residual of models/prediction.py
-  taps: int = 192  # D: last samples that a spectral prediction knows
+  taps: int = 192  # D: past samples that a spectral prediction uses
+  taps_ahead: int = 48  # samples ahead that lanes know besides, where F allows
   reset_bias: bool = False  # b in e = tanh(r ∘ (R_e h + b) + x_e), which other GRUs have
   lanes: int = 1  # S; subscale and fused only
-  horizon: int = 0  # F: positions ahead that earlier lanes are seen
+  horizon: int = 0  # F of §4: how many positions ahead a lane sees the lanes before it
   context_layers: int = 6  # dilated layers after the first; subscale only, as all below
   context_channels: int = 128
   context_kernel: int = 5  # positions of the first layer, odd
@@ -180,17 +183,17 @@ class PruningConfig:
 @dataclasses.dataclass
 class TrainConfig:
   steps: int = 500_000  # paper
-  batch: int = 32  # crops of an update, of all devices together
-  accumulate: int = 1  # micro-batches of an update, one after the other: saves memory
+  batch: int = 32  # crops of an update, over all devices together
+  accumulate: int = 1  # micro-batches that an update is computed in: saves memory
   crop: int = 960  # samples, paper
   burn_in: int = 0  # first samples of a crop that carry no loss
   input_noise: float = 0.0  # std of noise on the inputs c, f in [-1, 1]
-  flip_polarity: bool = False  # of a random half of the crops
+  flip_polarity: bool = False  # inverts a random half of the crops
   seed: int = 0
   log_every: int = 50  # steps
   eval_every: int = 2_000  # steps; also writes TensorBoard audio
   save_every: int = 1_000  # steps
-  keep: int = 3  # last checkpoints; the best by valid NLL is kept besides
+  keep: int = 3  # last checkpoints; the best one by valid NLL is kept, too
 
 
 @dataclasses.dataclass
@@ -214,7 +217,7 @@ class Config:
   train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
   evaluation: EvaluationConfig = dataclasses.field(
       default_factory=EvaluationConfig)
-  init_from: str = ''  # a run whose EMA weights start this one (fine-tuning)
+  init_from: str = ''  # a run or an export whose weights start this run (fine-tuning)
 
 
 def to_dict(config) -> dict:
@@ -223,10 +226,10 @@ def to_dict(config) -> dict:
 
 
 def from_dict(values: dict, kind=Config, where: str = 'config'):
-  """The configuration that `to_dict` gave; fields added since take their defaults.
+  """The configuration that `to_dict` gave; fields added since then get their defaults.
 
   Raises:
-    InputError: naming fields that do not exist or are of another type.
+    InputError: naming fields that do not exist or have another type.
   """
   if not isinstance(values, dict):
     raise InputError(f'{where}: found {values!r}, expected an object with fields.')
@@ -243,7 +246,7 @@ def from_dict(values: dict, kind=Config, where: str = 'config'):
 
 
 def _of_type(value, kind: type, where: str):
-  """The value, if it is of a field's type; a whole number also where that is float."""
+  """The value, if it has the type of a field; a whole number will do for a float."""
   exact = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
   whole = kind is float and isinstance(value, int) and not isinstance(value, bool)
   if not (exact or whole) or (kind in (int, float) and not abs(value) < 2**63):
@@ -252,7 +255,7 @@ def _of_type(value, kind: type, where: str):
 
 
 def differences(a: dict, b: dict, where: str = 'config') -> dict[str, tuple]:
-  """Fields in which two `to_dict`s differ: name -> (value in a, value in b)."""
+  """The fields in which two results of `to_dict` differ: name -> (in a, in b)."""
   found = {}
   for key in {**a, **b}:
     name, left, right = f'{where}.{key}', a.get(key), b.get(key)

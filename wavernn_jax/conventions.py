@@ -1,4 +1,4 @@
-"""Which mel convention .npy files fit: told from their values, or from the audio beside them."""
+"""Recognises the mel convention of .npy files, by their values or by the audio beside them."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from wavernn_jax.data import mel_files
 from wavernn_jax.errors import InputError
 
 _REFERENCES = sorted((pathlib.Path(__file__).parent / 'demo_speech' / 'train').glob('*_0*.flac'))
-_AS_GOOD = 1.3  # times the least distance: not to be told apart
+_AS_GOOD = 1.3  # times the least distance: cannot be told apart
 _SAME = 0.1  # log units by which a mel may differ from that of its audio
 _FAR = 0.6  # of the logarithm of spreads: another log base is off by 0.83
 
@@ -22,9 +22,9 @@ class Fit:
   """How well conventions fit some files.
 
   Attributes:
-    fits: names of those that fit best, of equal merit.
-    distances: by name, of those whose values can be; smaller is nearer.
-    ruled_out: why, by name.
+    fits: names of the conventions that fit best, equally well.
+    distances: by name, for those whose values are possible; smaller is nearer.
+    ruled_out: by name, the reason.
     by_audio: whether distances are from the mels of the audio itself.
   """
 
@@ -44,7 +44,7 @@ class Fit:
 
 
 def candidates(mel: MelConfig) -> dict[str, MelConfig]:
-  """The presets, and the convention of a config if it is none of them."""
+  """The presets, and the convention of a config if it is not one of them."""
   found = config_lib.mel_presets()
   if mel not in found.values():
     found[f'config.mel ({mel.name})'] = mel
@@ -56,8 +56,8 @@ def identify(arrays: dict, mel: MelConfig, sounding: dict | None = None) -> Fit:
 
   Args:
     arrays: as loaded from .npy files, by path.
-    mel: of the config, a candidate besides the presets.
-    sounding: the audio file of each, by the same paths, where there is audio.
+    mel: of the config, a further candidate.
+    sounding: the audio file of each, by the same paths, or None.
   """
   distances, ruled_out = {}, {}
   for name, candidate in candidates(mel).items():
@@ -91,7 +91,7 @@ def _from_audio(mels: dict, sounding: dict, mel: MelConfig) -> float:
 
 
 def _from_values(mels: dict, mel: MelConfig) -> float:
-  """Distance from other speech in how far each band spreads, which no gain changes."""
+  """How differently from other speech the bands spread, which does not depend on gain."""
   spread = _log_spread(np.concatenate(list(mels.values())))
   return float(np.abs(spread - _reference(dataclasses.astuple(mel))).mean())
 

@@ -1,10 +1,10 @@
-"""Draws that depend on (seed, utterance, sample index) and on nothing else.
+"""Random numbers that depend on (seed, utterance, sample index) and on nothing else.
 
 The generator is Threefry-2x32 (Salmon et al., 2011) with key (seed, utterance)
 and counter (sample index, 0): one evaluation gives the two 32-bit words that
 draw the coarse and the fine byte of that sample, whatever the chunking, the
-batch or the engine. Where a sample takes more draws, counter (sample index, n)
-gives the n-th further pair.
+batch or the engine. Where a sample takes more than two numbers, counter
+(sample index, n) gives the n-th further pair.
 """
 
 import jax
@@ -22,22 +22,22 @@ def keys(seed: int, utterances) -> np.ndarray:
 
 
 def uniforms(keys_Bx2, index_B, samples: int):
-  """Uniform numbers in [0, 1), Tx2xB, for samples index..index + T − 1 of each lane."""
+  """Uniform numbers in [0, 1), Tx2xB, for samples index .. index + T − 1 of each row."""
   return uniforms_at(keys_Bx2, index_B + jnp.arange(samples, dtype=jnp.uint32)[:, None])
 
 
 def uniforms_at(keys_Bx2, index_TxB, draws: int = 2):
-  """`uniforms` at any samples of each lane, uint32 TxB; an even number of draws for each."""
-  def lane(key, index_T):
+  """`uniforms` at any samples of each row, uint32 TxB; an even number of draws for each."""
+  def row(key, index_T):
     low, high = jnp.meshgrid(index_T, jnp.arange(draws // 2, dtype=jnp.uint32), indexing='ij')
     words = jex_random.threefry_2x32(key, jnp.stack([low, high]).ravel())
     return words.reshape(2, -1).T.reshape(-1, draws)
-  words_BxTxD = jax.vmap(lane, (0, 1))(jnp.asarray(keys_Bx2), index_TxB)
-  return (words_BxTxD >> 8).transpose(1, 2, 0).astype(jnp.float32) * jnp.float32(2 ** -24)
+  words_BxTxN = jax.vmap(row, (0, 1))(jnp.asarray(keys_Bx2), index_TxB)
+  return (words_BxTxN >> 8).transpose(1, 2, 0).astype(jnp.float32) * jnp.float32(2 ** -24)
 
 
 def categorical(logits_BxV, uniform_B, temperature):
-  """Inverts the cumulative distribution: an int32 value in [0, V) for each lane.
+  """Inverts the cumulative distribution: an int32 value in [0, V) for each row.
 
   The value is the number of cumulative sums not above uniform · total. The
   sums are formed blockwise with small triangular products, which inside a scan

@@ -1,4 +1,4 @@
-"""The one exception that means: the input is wrong, and here is what to do."""
+"""The one exception that says: the input is wrong, and here is what to do."""
 
 
 class InputError(ValueError):

@@ -1,8 +1,8 @@
 """Where independent jobs run: one after the other in this process, or on a Ray cluster.
 
-A job is a function of one argument that finishes by itself what an earlier
-attempt left unfinished: a run goes on from its checkpoint, a file that is there
-is skipped. So a job whose worker dies is simply started again.
+A job is a function of one argument that finishes what an earlier attempt left
+unfinished: a run continues from its checkpoint, a file that exists is skipped.
+So a job whose worker dies is simply started again.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ class Stopped(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """What became of a job: its value, or the reason why there is none."""
+  """How a job ended: its value, or the problem that left it without one."""
 
   job: object
   value: object = None
@@ -30,10 +30,10 @@ class Outcome:
 
 
 class InProcess:
-  """Jobs in their order, in this process. A stop ends them all."""
+  """Runs jobs in this process, one after the other. A stop ends them all."""
 
   def run(self, function, jobs):
-    """Yields the Outcome of each job. Only an InputError counts as a problem of a job."""
+    """Yields the Outcome of each job. Only an InputError counts as its problem."""
     for job in jobs:
       try:
         outcome = Outcome(job, function(job))
@@ -45,7 +45,7 @@ class InProcess:
 
 
 class Ray:
-  """Jobs on the workers of a Ray cluster, in any order.
+  """Runs jobs on the workers of a Ray cluster, in any order.
 
   A worker that dies is replaced and its job started again. All hosts must see
   the folders of this one under the same names.
@@ -53,8 +53,8 @@ class Ray:
 
   def __init__(self, address: str = '', cpus: float = 1.0, gpus: float = 0.0, retries: int = 3):
     """Args:
-      address: of a cluster; empty for the one of this host, which is started if need be.
-      cpus, gpus: that a job takes.
+      address: of the cluster; empty for one on this host, which is started if necessary.
+      cpus, gpus: reserved for each job.
       retries: how many workers of a job may die before it counts as failed.
 
     Raises:
@@ -65,7 +65,7 @@ class Ray:
     except ImportError as error:
       raise InputError("--executor=ray: Ray is not installed; pip install 'ray>=2.40', or use "
                        '--executor=process.') from error
-    # The accelerators of this host are its workers'.
+    # The workers need the accelerators of this host.
     jax.config.update('jax_platforms', 'cpu')
     self._ray, self._retries = ray, retries
     self._resources = {'num_cpus': cpus, 'num_gpus': gpus}
@@ -77,7 +77,7 @@ class Ray:
                        f'({str(error).splitlines()[0]}).') from error
 
   def run(self, function, jobs):
-    """Yields the Outcome of each job as it ends; whatever a job raises is its problem."""
+    """Yields the Outcome of each job as it ends. Anything that a job raises is its problem."""
     folder = os.getcwd()
     def call(job):  # the same object for all jobs of a worker: it may keep what it has built
       os.chdir(folder)
@@ -95,12 +95,12 @@ class Ray:
       known = isinstance(error.cause, InputError)
       return Outcome(job, problem=str(error.cause if known else error))  # else with its traceback
     except self._ray.exceptions.RayError as error:
-      return Outcome(job, problem=f'{1 + self._retries} workers died of it '
+      return Outcome(job, problem=f'{1 + self._retries} workers died while running it '
                                   f'({type(error).__name__}).')
 
 
 def _python_path() -> str:
-  """What workers import must be what this process has imported."""
+  """PYTHONPATH of the workers: they must import the code that this process runs."""
   root = str(pathlib.Path(__file__).parent.parent)
   return os.pathsep.join(filter(None, [root, os.environ.get('PYTHONPATH', '')]))
 
@@ -109,7 +109,7 @@ def create(description: str):
   """The executor of a flag: `process`, or `ray[,address=A][,cpus=N][,gpus=N][,retries=N]`.
 
   Raises:
-    InputError: if it is neither, or as Ray.
+    InputError: if it is neither, or Ray cannot be used.
   """
   kind, *settings = description.split(',')
   if kind == 'process' and not settings:

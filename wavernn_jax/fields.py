@@ -1,15 +1,15 @@
-"""The rule of each field of a configuration, a line each; a field without one fails a test."""
+"""The rule of each field of a configuration. A test fails for a field without a rule."""
 
 from collections.abc import Callable
 import dataclasses
 from typing import Any
 
-_COUNT = 10**9  # steps and other numbers that cost nothing; within int32
+_COUNT = 10**9  # limit of steps and other counts that cost nothing; fits int32
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """One field: whether a value is right, and in words which values are."""
+  """The values that one field may have: as a test, and in words."""
 
   holds: Callable[[Any], bool]
   expected: str
@@ -61,6 +61,7 @@ RULES = {
     'model.compute_dtype': one_of('float32', 'bfloat16'),
     'model.prediction': one_of('none', 'spectral'),
     'model.taps': between(1, 4_096),
+    'model.taps_ahead': between(0, 4_096),
     'model.reset_bias': SWITCH,
     'model.lanes': between(1, 256),
     'model.horizon': between(0, 65_536),
@@ -135,5 +136,6 @@ RULES = {
     'evaluation.free_running': between(0, _COUNT),
 }
 
-# Flags that are no fields.
-TEMPERATURE = between(0, 100.0, '; 0 takes the most probable value, 1 draws as the model says')
+# Flags that are not fields.
+TEMPERATURE = between(
+    0, 100.0, '; 0 takes the most probable value, 1 samples the distribution of the model')

@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all; what may be read; folders of one's own."""
+"""Files that appear complete or not at all; which files may be read; private folders."""
 
 import contextlib
 import errno
@@ -17,17 +17,17 @@ from wavernn_jax.errors import InputError
 
 _UNFINISHED = '.wavernn-tmp'
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_TURN_SECONDS = 120  # for which a turn waits for another process
+_TURN_SECONDS = 120  # how long a turn waits for another process
 _POLL_SECONDS = 0.05
 
 
 class DiskFull(InputError):
-  """A file could not be written, and no other one there can be."""
+  """A file could not be written because no space is left: nor can any other there."""
 
 
 @contextlib.contextmanager
 def replacing(path):
-  """Gives a binary file that takes the name `path` once it is complete.
+  """Yields a binary file that takes the name `path` once it is complete.
 
   Raises:
     InputError: if it cannot be written, or `path` is a device, a pipe or a folder.
@@ -35,7 +35,7 @@ def replacing(path):
   """
   path = pathlib.Path(path)
   check_regular(path, 'a file that can be replaced, or a name that is free')
-  # Told apart also from those of other hosts that write here.
+  # The random part keeps apart writers on other hosts, too.
   temporary = path.with_name(f'.{path.name}.{secrets.token_hex(4)}{_UNFINISHED}')
   try:
     with open(temporary, 'wb') as file:
@@ -54,7 +54,7 @@ def replacing(path):
 
 
 def sync_folder(folder) -> None:
-  """Has the names in a folder reach the disk, where its file system can do that."""
+  """Flushes the names in a folder to disk, where its file system supports that."""
   with contextlib.suppress(OSError):
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -63,15 +63,19 @@ def sync_folder(folder) -> None:
       os.close(descriptor)
 
 
-def remove_unfinished(folder, suffix: str) -> None:
-  """Removes what killed writers of such files left below a folder; none may be at work."""
-  for path in pathlib.Path(folder).rglob(f'.*{suffix}.*{_UNFINISHED}'):
-    path.unlink(missing_ok=True)
+def remove_unfinished(folder, *endings: str) -> None:
+  """Removes what killed writers of files whose names end so left below a folder.
+
+  No writer may be active.
+  """
+  for ending in endings:
+    for path in pathlib.Path(folder).rglob(f'.*{ending}.*{_UNFINISHED}'):
+      path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def lock(path, problem: str):
-  """Holds a lock file, which the end of the process releases too.
+  """Holds a lock file. The end of the process releases it, too.
 
   Raises:
     InputError: with `problem`, if another process holds it.
@@ -80,15 +84,15 @@ def lock(path, problem: str):
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as e:
-      raise InputError(f'{problem}; wait for that one or stop it.') from e
+      raise InputError(f'{problem}; wait for it to end, or stop it.') from e
     yield
 
 
 @contextlib.contextmanager
 def turn(name: str, seconds: float = _TURN_SECONDS):
-  """Waits until no other process of this user is in its turn of that name.
+  """Waits until no other process of this user holds the turn of that name.
 
-  After so many seconds, or where no folder is this user's alone, it waits no more.
+  It goes ahead after `seconds`, and at once if this user has no private folder.
   """
   with contextlib.ExitStack() as stack:
     with contextlib.suppress(OSError):
@@ -111,10 +115,10 @@ def _lock_within(descriptor: int, seconds: float) -> None:
 
 
 def private_folder() -> pathlib.Path:
-  """A folder of this user on this host, which no other may read or write.
+  """A folder on this host that only this user may read or write.
 
   Raises:
-    PermissionError: if somebody else holds its name.
+    PermissionError: if somebody else has taken its name.
   """
   folder = pathlib.Path(tempfile.gettempdir()) / f'wavernn-{os.geteuid()}'
   folder.mkdir(mode=0o700, exist_ok=True)
@@ -125,9 +129,9 @@ def private_folder() -> pathlib.Path:
 
 
 def others_may_write(path, trusted=()) -> bool:
-  """Whether another user, but root and those of the ids in `trusted`, may replace a path.
+  """Whether a user other than root, this one and the ids in `trusted` may replace a path.
 
-  A group of the same name as its user is that user's own.
+  A group that has the name of a user counts as that user alone.
   """
   path = pathlib.Path(path).resolve()
   users = {0, os.geteuid(), *trusted}
@@ -136,7 +140,7 @@ def others_may_write(path, trusted=()) -> bool:
 
 
 def _open_to_others(found: os.stat_result, users, sticky: bool) -> bool:
-  """`sticky`: whether it is enough that nobody can rename what another owns."""
+  """`sticky`: whether a folder is safe if nobody can rename what another user owns."""
   if found.st_uid not in users:
     return True
   if sticky and found.st_mode & stat.S_ISVTX:
@@ -152,8 +156,8 @@ def _own_group(group: int, users) -> bool:
 
 
 def check_regular(path, expected: str) -> None:
-  """Raises InputError if a path leads to a folder, a device or a pipe: opening may not end."""
-  with contextlib.suppress(OSError):  # whoever opens it says so
+  """Raises InputError for a folder, a device or a pipe: opening one may block for ever."""
+  with contextlib.suppress(OSError):  # whoever opens it reports that
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
       raise InputError(f'{path}: found {_kind(mode)}, expected {expected}.')
@@ -166,9 +170,9 @@ def _kind(mode: int) -> str:
 
 
 def walk(folder) -> list[pathlib.Path]:
-  """All files below a folder, sorted; through linked folders too, into each folder once.
+  """All files below a folder, sorted. Follows links to folders, but visits each folder once.
 
-  Files that are there without links have the same paths as without them. A folder
+  A file that can be reached without a link is listed under that path. A folder
   that cannot be read is left out with a UserWarning.
   """
   found, visited, links = [], set(), [pathlib.Path(folder)]
@@ -181,7 +185,7 @@ def walk(folder) -> list[pathlib.Path]:
 
 
 def _walk_unlinked(start: pathlib.Path, visited: set):
-  """The files, and links to folders, below a folder that was not visited."""
+  """The files, and the links to folders, below a folder, unless it was already visited."""
   def tell(error):
     warnings.warn(f'{error.filename}: cannot be read ({error.strerror}) and is left out.',
                   stacklevel=3)
@@ -199,6 +203,6 @@ def _walk_unlinked(start: pathlib.Path, visited: set):
 
 
 def write_text(path, text: str) -> None:
-  """Writes a whole text file under its name at once."""
+  """Writes a text file that appears complete or not at all."""
   with replacing(path) as file:
     file.write(text.encode())

@@ -47,7 +47,7 @@ def _one_hot(logits, targets):
 def layer_nats(layer, y, targets, compute_dtype: str = 'float32', prior=None):
   """Nats of each target under the layer (and `prior`), of the targets' shape.
 
-  Rows are done in blocks, so that the logits of a long utterance never stand
+  Rows are processed in blocks, so that the logits of a long utterance are never all
   in memory together.
   """
   rows, targets_N = y.reshape(-1, y.shape[-1]), targets.reshape(-1)
@@ -71,14 +71,14 @@ def _prior_rows(prior):
 def mean_nats(layer, y, targets, weight, compute_dtype: str = 'float32', prior=None):
   """Weighted mean of `layer_nats`: sum(weight · nats) / sum(weight).
 
-  Its gradient is formed with the value, block by block: logits, softmax and
-  their gradients stay in the cache and nothing of size T·B·V is ever written.
+  The gradient is computed along with the value, block by block: logits, softmax and
+  their gradients stay in the cache, and nothing of size T·B·V is ever written.
 
   Args:
     layer: the output layer.
     y: [..., H/2].
     targets: integers [...].
-    weight: float [...], 0 for what carries no likelihood; not differentiated.
+    weight: float [...], 0 where a sample does not count; not differentiated.
     compute_dtype: of the products.
     prior: as for `layer_logits`; its slope is differentiated.
   """

@@ -1,4 +1,4 @@
-"""Matrix products: types of factors and sums, and the fastest form on the device."""
+"""Matrix products: number types of factors and sums, and the fastest form on the device."""
 
 import jax
 from jax import lax
@@ -20,7 +20,7 @@ def product(x, kernel):
 
 
 def loop_product(kernel, rows: int):
-  """A function x -> x W for a loop in which W and the number of rows stay the same.
+  """Returns a function x -> x W for a loop with a fixed W and a fixed number of rows.
 
   On CPUs the product of a few rows with a matrix too large for the level-2 cache
   is 1.4 to 1.6 times as fast with the matrix on the left and the rows as columns.

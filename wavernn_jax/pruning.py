@@ -6,8 +6,7 @@ that the zero fraction of a matrix follows
     z(t) = Z (1 − (1 − (t − t0) / S)³),    t0 ≤ t ≤ t0 + S.
 
 Masks are a pytree with the keys of the parameters: None where a leaf is not
-pruned, else booleans, one for each block. `apply_masks` is the whole meeting
-point of pruning and models.
+pruned, else booleans, one for each block. Models meet pruning in `apply_masks` only.
 """
 
 import math
@@ -78,20 +77,20 @@ def block_scores(leaf, mask):
 
 
 def smallest_pruned(scores, count):
-  """Keeps all blocks but the `count` of smallest score; of equals, the first go."""
+  """Keeps all blocks but the `count` with the smallest scores; among equals the first go."""
   order = jnp.argsort(scores.ravel(), stable=True)
   kept = jnp.zeros(scores.size, bool).at[order].set(jnp.arange(scores.size) >= count)
   return kept.reshape(scores.shape)
 
 
 def update_masks(params, masks, step, config: PruningConfig):
-  """The masks of a step: sorted anew every `interval` steps, else as they were.
+  """The masks of a step: updated every `interval` steps, otherwise unchanged.
 
-  What is pruned stays pruned. Jittable with a traced step, compiled once.
+  A pruned block stays pruned. The step may be traced, so this compiles once.
   """
   def updated():
     def one(leaf, mask, sparsity):
-      # The final count is exact: it is rounded before the schedule scales it.
+      # Rounded before the schedule scales it, so that the final count is exact.
       final = math.floor(sparsity * mask.size + 0.5)
       count = jnp.round(final * pruned_fraction(step, config)).astype(jnp.int32)
       return mask & smallest_pruned(jnp.where(mask, block_scores(leaf, mask), -1), count)

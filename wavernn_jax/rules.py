@@ -1,7 +1,7 @@
-"""Which values a configuration may have, asked for a purpose before anything is written.
+"""Checks a configuration for a purpose before anything is written.
 
-fields.py says what each field may be by itself; here is what fields must be to one
-another (`_JOINT`), and what a purpose needs besides (`_PURPOSES`).
+fields.py holds the rule of each field by itself. Here are the rules between fields
+(`_JOINT`) and those that one purpose adds (`_PURPOSES`).
 """
 
 import dataclasses
@@ -16,20 +16,20 @@ _KINDS = {bool: 'True or False', int: 'a whole number', float: 'a finite number'
 
 
 def check(config: Config, purpose: str = 'train') -> None:
-  """Raises InputError, naming every field whose value is of no use for the purpose.
+  """Raises InputError, naming every field whose value does not suit the purpose.
 
   Args:
     config: as the user gave it.
-    purpose: 'train', 'export' or what samples: 'cpu', 'persistent', 'native'.
+    purpose: 'train', 'export', or a way to sample: 'cpu', 'persistent', 'native'.
   """
   if wrong := problems(config, purpose):
     raise InputError('\n'.join(wrong))
 
 
 def problems(config: Config, purpose: str = 'train') -> list[str]:
-  """What `check` complains about, a line for each field."""
+  """The complaints of `check`, one line for each field."""
   wrong = _fields(config, 'config')
-  if not wrong:  # the others divide by what these allow
+  if not wrong:  # the rules below rely on these: some divide by a field
     rules = (*_JOINT, *_PURPOSES[purpose])
     wrong = [_message(f'config.{field}', found, expected) for rule in rules
              for holds, field, found, expected in rule(config) if not holds]
@@ -37,7 +37,7 @@ def problems(config: Config, purpose: str = 'train') -> list[str]:
 
 
 def check_temperatures(temperatures) -> tuple:
-  """The temperatures of the coarse and the fine byte, if there can be such.
+  """Returns the temperatures of the coarse and the fine byte if they are valid.
 
   Raises:
     InputError: naming the flag.
@@ -53,7 +53,7 @@ def _message(flag: str, found, expected: str) -> str:
 
 
 def _fields(config, where: str) -> list[str]:
-  """What the table says of each field of a section, or of all sections."""
+  """Complaints about the fields of a section and of the sections in it."""
   wrong = []
   for field in dataclasses.fields(config):
     value, name = getattr(config, field.name), f'{where}.{field.name}'
@@ -69,7 +69,7 @@ def _fields(config, where: str) -> list[str]:
 
 
 def _is_a(value, kind: type) -> bool:
-  """Whether a value is of a field's type: finite, and whole numbers also where that is float."""
+  """Whether a value has a field's type. Floats must be finite; whole numbers will do."""
   if isinstance(value, bool) or kind is bool:
     return isinstance(value, bool) and kind is bool
   if kind is float:
@@ -77,7 +77,7 @@ def _is_a(value, kind: type) -> bool:
   return isinstance(value, kind)
 
 
-# What fields must be to one another: (holds, field, found, expected)
+# Rules between fields: (holds, field, found, expected)
 
 
 def _mel(config: Config) -> list[tuple]:
@@ -115,12 +115,17 @@ def _prediction(config: Config) -> list[tuple]:
   if m.prediction != 'spectral':
     return []
   longest = config.mel.n_fft // 2
+  whole = m.taps + (m.taps_ahead + 2 * m.lanes - 2 if m.lanes > 1 else 0)
   return [
-      (m.taps <= longest, 'model.taps', m.taps,
-       f'at most {longest}: a spectrum of mel.n_fft = {config.mel.n_fft} says no more'),
-      (not config.train.input_noise, 'train.input_noise', config.train.input_noise,
+      (whole <= longest, 'model.taps', m.taps,
+       f'at most {longest - whole + m.taps}: a spectrum of mel.n_fft = {config.mel.n_fft} says '
+       'no more'),
+      (m.taps >= m.lanes, 'model.taps', m.taps,
+       f'at least model.lanes = {m.lanes}: every lane knows its own last sample'),
+      (m.kind == 'wavenet' or not config.train.input_noise, 'train.input_noise',
+       config.train.input_noise,
        "0 with model.prediction = 'spectral', which hears no bytes"),
-      (m.kernel > 1, 'model.kernel', m.kernel,
+      (m.kernel > 1 or m.lanes > 1, 'model.kernel', m.kernel,
        "3 or more with model.prediction = 'spectral', which takes the frame before, too")]
 
 
@@ -157,21 +162,34 @@ def _lanes(config: Config) -> list[tuple]:
 
 def _subscale_lanes(config: Config) -> list[tuple]:
   m, t = config.model, config.train
+  return [
+      (t.crop % m.lanes == 0, 'train.crop', t.crop, f'a multiple of model.lanes = {m.lanes}'),
+      (m.lanes == 1 or m.horizon < t.crop // m.lanes, 'model.horizon', m.horizon,
+       f'less than the {t.crop // m.lanes} positions that train.crop = {t.crop} gives each of '
+       f'{m.lanes} lanes; give longer crops'),
+      *([_block_of_lanes(config)] if m.prediction == 'spectral' else _context(config))]
+
+
+def _context(config: Config) -> list[tuple]:
+  """Rules for the context network of a subscale model."""
+  m = config.model
   # Doubling dilations, the last of which reaches furthest: models/context.py.
   reach = m.context_kernel // 2 + 2**m.context_layers - 1
   block, step = config.evaluation.block_frames * config.mel.hop, m.lanes * m.context_block
   return [
-      (t.crop % m.lanes == 0, 'train.crop', t.crop, f'a multiple of model.lanes = {m.lanes}'),
       (m.horizon <= reach, 'model.horizon', m.horizon,
        f'at most {reach}, the reach of context_layers = {m.context_layers} and '
        f'context_kernel = {m.context_kernel}; give more layers'),
-      (m.lanes == 1 or m.horizon < t.crop // m.lanes, 'model.horizon', m.horizon,
-       f'less than the {t.crop // m.lanes} positions that train.crop = {t.crop} gives each of '
-       f'{m.lanes} lanes; give longer crops'),
       (block % step == 0, 'model.context_block', m.context_block,
        f'a number that, times model.lanes = {m.lanes}, divides the {block} samples of '
        f'evaluation.block_frames = {config.evaluation.block_frames} of mel.hop = '
        f'{config.mel.hop}')]
+
+
+def _block_of_lanes(config: Config) -> tuple:
+  frames, hop, lanes = config.evaluation.block_frames, config.mel.hop, config.model.lanes
+  return (frames * hop % lanes == 0, 'evaluation.block_frames', frames,
+          f'a number of frames of {hop} samples that model.lanes = {lanes} divides')
 
 
 def _fused_lanes(config: Config) -> list[tuple]:
@@ -179,7 +197,7 @@ def _fused_lanes(config: Config) -> list[tuple]:
   m, t, hop = config.model, config.train, config.mel.hop
   if m.lanes not in (1, 2, 4, 8, 16):
     return [(False, 'model.lanes', m.lanes, 'a power of two in 1..16 for a fused model')]
-  apart, block = m.lanes * (m.lanes - 1), config.evaluation.block_frames * hop
+  apart = m.lanes * (m.lanes - 1)
   return [
       (m.units % (4 * m.lanes) == 0, 'model.units', m.units,
        f'a multiple of {4 * m.lanes}: four nibbles of {m.lanes} lanes have as many units each'),
@@ -188,11 +206,10 @@ def _fused_lanes(config: Config) -> list[tuple]:
        f'at most {hop // 2 // max(1, apart) - 1}: the first of {m.lanes} lanes is lanes · '
        f'(lanes − 1) · (horizon + 1) samples ahead, which mel.hop = {hop} lets be {hop // 2}'),
       (t.crop % m.lanes == 0, 'train.crop', t.crop, f'a multiple of model.lanes = {m.lanes}'),
-      (block % m.lanes == 0, 'evaluation.block_frames', config.evaluation.block_frames,
-       f'a number of frames of {hop} samples that model.lanes = {m.lanes} divides')]
+      _block_of_lanes(config)]
 
 
-# What a purpose needs besides
+# Rules that a purpose adds
 
 
 def _export(config: Config) -> list[tuple]:
@@ -223,10 +240,14 @@ def _cpu(config: Config) -> list[tuple]:
 
 
 def _persistent(config: Config) -> list[tuple]:
-  kind, bias = config.model.kind, config.model.reset_bias
-  return [(kind in ('wavernn', 'subscale'), 'model.kind', kind,
-           "'wavernn' or 'subscale' for --engine=pallas; use --engine=scan"),
-          (not bias, 'model.reset_bias', bias, 'False for --engine=pallas; use --engine=scan')]
+  m = config.model
+  return [
+      (m.kind in ('wavernn', 'subscale'), 'model.kind', m.kind,
+       "'wavernn' or 'subscale' for --engine=pallas; use --engine=scan"),
+      (m.kind != 'subscale' or m.prediction == 'none', 'model.prediction', m.prediction,
+       "'none' for a subscale model with --engine=pallas; use --engine=scan"),
+      (not m.reset_bias, 'model.reset_bias', m.reset_bias,
+       'False for --engine=pallas; use --engine=scan')]
 
 
 _JOINT = (_mel, _train, _pruning, _prediction, _gru, _wavenet, _lanes)

@@ -1,4 +1,4 @@
-"""What is in a folder of recordings: lengths, rates, levels, silence, clipping, noise, bits."""
+"""Measures of a folder of recordings: lengths, rates, levels, silence, clipping, noise, bits."""
 
 import concurrent.futures
 import dataclasses
@@ -14,17 +14,17 @@ _FRAME_SECONDS = 0.025
 _FULL_SCALE = 32_768
 _QUIET_DB = 35.0  # below the speech of a file: a pause
 _RUN = 3  # samples at the peak in a row: clipped
-_PEAK = 0.25  # a peak below is no full scale
+_PEAK = 0.25  # of full scale; runs at a lower peak are not clipping
 _HEADROOM_DB = 1.0
-_LEAST_GAIN = 1.25  # that is worth a new corpus
+_LEAST_GAIN = 1.25  # less is not worth a new corpus
 _MUCH_SILENCE = 0.4
 
 
 @dataclasses.dataclass(frozen=True)
 class File:
-  """One recording. Levels are dB below full scale; a floor of nothing but zeros is −inf.
+  """One recording. Levels are in dB relative to full scale; digital silence is −inf.
 
-  `step` divides every sample, so that 16 − log2(step) bits are in use.
+  `step` divides every sample, so 16 − log2(step) bits are in use.
   """
 
   path: str
@@ -32,7 +32,7 @@ class File:
   sample_rate: int
   channels: int
   peak_db: float
-  speech_db: float  # RMS of the frames that are no pauses
+  speech_db: float  # RMS of the frames that are not pauses
   noise_db: float  # RMS of the quietest twentieth of the frames
   silence: float  # share of the frames that are pauses
   clipped: int  # samples in runs at the peak
@@ -45,7 +45,7 @@ class File:
 
 
 def read(paths) -> tuple[list[File], dict[str, str]]:
-  """The files that can be read, and what is wrong with the others, by path."""
+  """The files that can be read, and for each other path what is wrong with it."""
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     results = list(pool.map(_read, map(str, paths)))
   return ([r for r in results if isinstance(r, File)],
@@ -82,7 +82,7 @@ def _db(power: float) -> float:
 
 
 def _clipped(pcm: np.ndarray) -> int:
-  """Samples in runs of `_RUN` or more at the greatest or the least value of a file."""
+  """Samples in runs of `_RUN` or more at the highest or the lowest value of a file."""
   count = 0
   for peak in (pcm.max(), pcm.min()):
     if abs(int(peak)) < _PEAK * _FULL_SCALE:
@@ -94,7 +94,7 @@ def _clipped(pcm: np.ndarray) -> int:
 
 
 def summary(files: list[File]) -> dict:
-  """Totals, medians and extremes of all files, and the gain that would fill the range."""
+  """Totals, medians and extremes over all files, and the gain that would use the full range."""
   def spread(name):
     values = np.array([getattr(f, name) for f in files])
     finite = values[np.isfinite(values)]
@@ -116,27 +116,27 @@ def summary(files: list[File]) -> dict:
 
 
 def advice(found: dict) -> list[str]:
-  """What a user may want to know or do before training on such files."""
+  """Advice to the user before training on such files."""
   low, _, high = found['seconds']
   gain, rates = found['suggested_gain'], found['sample_rates']
   remarks = [
       (found['clipped_files'], f'{found["clipped_files"]} files are clipped '
-       f'({found["clipped_samples"]} samples): record or export them again with less gain; a '
-       'model learns to clip too.'),
+       f'({found["clipped_samples"]} samples): record or export them again with less gain; '
+       'otherwise the model learns to clip, too.'),
       (found['bits'] < 15.5, f'only {found["bits"]:g} of 16 bits are in use: the files were '
-       'amplified or had fewer bits. The likelihood counts the empty bits as learnt: compare '
-       'it only with others on this very corpus.'),
+       'amplified, or had fewer bits. The likelihood credits a model for the empty bits: '
+       'compare it only with others on this very corpus.'),
       (gain and gain >= _LEAST_GAIN, f'the loudest sample leaves room for a gain of {gain:g}. '
        'More gain uses more of the 16 bits, and adds up to ln(gain) nats/sample to any '
-       'likelihood: say it beside your figures.'),
+       'likelihood: state it beside your figures.'),
       (found['silence'] > _MUCH_SILENCE, f'{found["silence"]:.0%} of the audio is silence: trim '
-       'pauses, or steps are spent on them.'),
+       'the pauses, or training spends its steps on them.'),
       (len(rates) > 1, f'sample rates differ ({", ".join(rates)} Hz): all are resampled to that '
        'of the mel convention.'),
-      (high > 60, f'the longest file has {high:.0f} s: an evaluation takes as long as its longest '
-       'file; cut such at pauses.'),
+      (high > 60, f'the longest file has {high:.0f} s, and a batch of an evaluation takes as '
+       'long as its longest file: cut long files at pauses.'),
       (found['hours'] < 0.25, f'{60 * found["hours"]:.1f} minutes are little: a single voice '
-       'takes about an hour; --config.init_from=VOICE.safetensors starts from another voice.')]
+       'needs about an hour; --config.init_from=VOICE.safetensors starts from another voice.')]
   return [text for applies, text in remarks if applies]
 
 

@@ -1,4 +1,4 @@
-"""A voice: a model with its weights, whoever made them."""
+"""A voice: a model with its weights, from a run or from an export."""
 
 import functools
 
@@ -8,15 +8,15 @@ from wavernn_jax.models.system import System
 
 
 class Voice:
-  """What `checkpoints.load` makes of a run and `export.read` of a file.
+  """What `checkpoints.load` reads from a run and `export.read` from a file.
 
   Attributes:
     config: of the run.
-    params: of the model, a nested dict of numpy arrays; what is pruned is zero.
+    params: of the model, a nested dict of numpy arrays; pruned weights are zero.
     masks: a tree of the same keys: None where nothing is pruned, else the blocks that
       are kept (pruning.py).
-    identity: tells these weights from all others.
-    packed: the export.Export that a file holds, None of a run.
+    identity: a text that no other weights have.
+    packed: the export.Export of a file, None for a run.
   """
 
   packed = None
@@ -26,5 +26,5 @@ class Voice:
 
   @functools.cached_property
   def model(self) -> System:
-    """The model that its parameters are of."""
+    """The model that the parameters belong to."""
     return models.build(self.config)

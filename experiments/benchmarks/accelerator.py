@@ -3,10 +3,10 @@
     python -m experiments.benchmarks.accelerator --folder=runs/accelerator
 
 Order: the persistent kernel against the model on the device, dense 896 at
-batch 1 and 16 beside the XLA sampler, sparse streams, subscale lanes on both, other
-plans, a curve of streams, a training step. A section that the machine cannot run is skipped, and
-says why; so is one that would begin after --minutes. Without an accelerator the
-kernel for TPUs runs a tiny model in interpret mode.
+batch 1 and 16 beside the XLA sampler, the same with a spectral prediction, sparse
+streams, subscale lanes on both, other plans, a curve of streams, a training step. A section
+that the machine cannot run is skipped, and says why; so is one that would begin after
+--minutes. Without an accelerator the kernel for TPUs runs a tiny model in interpret mode.
 
 Writes accelerator.json, .md and .png into --folder; the last line is the JSON
 object. Rows: `samples_per_second` of all lanes together.
@@ -28,11 +28,12 @@ from wavernn_jax import config as config_lib, draw, models
 from wavernn_jax.sampling import scan
 from wavernn_jax.sampling.persistent import checks, chips, cuda, engine, lanes as lanes_lib
 
-_FOLDER = flags.DEFINE_string('folder', 'runs/accelerator', 'Of the results.')
-_MINUTES = flags.DEFINE_float('minutes', 8.0, 'Sections begin within so many.')
+_FOLDER = flags.DEFINE_string('folder', 'runs/accelerator', 'Folder of the results.')
+_MINUTES = flags.DEFINE_float('minutes', 8.0, 'Minutes within which a section may begin.')
 _FRAMES = flags.DEFINE_integer('frames', 64, 'Frames of a timed block.')
 _TIMED = flags.DEFINE_integer('blocks', 3, 'Timed blocks of each row.')
 
+TYPES = 'float32', 'bfloat16', 'int8'  # of weights; TPUs have the first two
 TARGETS = {1: 192_000, 16: 1_500_000}  # samples a second of 896 units on an H200
 TRAINING_TARGET = 3_000_000
 _SPARSITY = 0.95
@@ -43,10 +44,12 @@ class Skipped(Exception):
 
 
 @functools.cache
-def model_of(units: int, projection: int, sparsity: float = 0.0, tiny: bool = False):
+def model_of(units: int, projection: int, sparsity: float = 0.0, tiny: bool = False,
+             prediction: str = 'none'):
   """A model whose logits are far from uniform, and its parameters."""
   config = config_lib.Config()
   config.model.units, config.model.projection = units, projection
+  config.model.prediction = prediction
   if tiny:
     config.model.channels, config.mel.hop = 8, 20
   model = models.build(config)
@@ -105,12 +108,17 @@ def interpreted():
     sampler = engine.Sampler(model, params, chip, block_frames=1)
     yield {'what': f'interpret mode, {weights}', 'lanes': 2,
            **sampler.check(2, checks.rounded(params, weights))}
+  model, params = model_of(32, 32, tiny=True, prediction='spectral')
+  chip = chips.Tpu(params, 'float32', model.mel.hop, interpret=True, taps=model.config.taps)
+  sampler = engine.Sampler(model, params, chip, block_frames=1)
+  yield {'what': 'interpret mode, float32, spectral', 'lanes': 2,
+         **sampler.check(2, checks.rounded(params, 'float32'))}
 
 
 def correctness():
   """The check that every synthesis begins with, for each type and batch."""
   platform = _accelerator()
-  for weights in engine.TYPES[:2] if platform == 'tpu' else engine.TYPES:
+  for weights in TYPES[:2] if platform == 'tpu' else TYPES:
     model, params = model_of(896, 448)
     sampler = kernel(model, params, weights)
     for lanes in (1, 16):
@@ -137,6 +145,18 @@ def xla():
     for lanes in TARGETS:
       sampler = scan.Sampler(half, params, block_frames=_FRAMES.value, unroll=unroll, donate=True)
       yield _row(sampler, f'XLA, 896 units, unroll {unroll}', lanes)
+
+
+def spectral():
+  """896 units that code the residual of 192 taps: what the prediction costs, and by XLA."""
+  _accelerator()
+  model, params = model_of(896, 448, prediction='spectral')
+  sampler = kernel(model, params)
+  plain = scan.Sampler(model, params, block_frames=_FRAMES.value, donate=True)
+  for lanes in TARGETS:
+    agreement = sampler.check(lanes, checks.rounded(params, 'bfloat16'))
+    yield _row(sampler, 'kernel, 896 units, spectral', lanes, **agreement)
+    yield _row(plain, 'XLA, 896 units, spectral', lanes)
 
 
 def sparse():
@@ -188,7 +208,7 @@ def plans():
 
 
 def streams():
-  """How many samples a second so many streams make together."""
+  """Samples per second that this many streams make together."""
   _accelerator()
   model, params = model_of(896, 448)
   sampler = kernel(model, params)
@@ -204,7 +224,7 @@ def training_step():
          'target': TRAINING_TARGET, **result}
 
 
-SECTIONS = (interpreted, correctness, dense, xla, sparse, subscale, streams, plans,
+SECTIONS = (interpreted, correctness, dense, xla, spectral, sparse, subscale, streams, plans,
             training_step)
 
 

@@ -17,8 +17,9 @@ from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import pictures
 
 _FOLDER = pathlib.Path(__file__).parent.parent / 'results' / 'cpu_sampling'
-_RESULTS = flags.DEFINE_string('json', str(_FOLDER / 'curve.json'), 'Output of the benchmark.')
-_OUTPUT = flags.DEFINE_string('picture', str(_FOLDER / 'curve.png'), 'Picture.')
+_RESULTS = flags.DEFINE_string(
+    'json', str(_FOLDER / 'curve.json'), 'Output of --curve of the benchmark, as JSON.')
+_OUTPUT = flags.DEFINE_string('picture', str(_FOLDER / 'curve.png'), 'Picture to write.')
 
 
 def read_rows(path) -> list[dict]:

@@ -6,7 +6,7 @@ from numba.extending import intrinsic, register_jitable
 import numpy as np
 
 from wavernn_jax.sampling.cpu import kernels, layout, loop, simd, step
-from wavernn_jax.sampling.cpu.simd import LANES
+from wavernn_jax.sampling.cpu.simd import WIDTH
 
 _OPTIONS = {'nogil': True, 'error_model': 'numpy'}
 _READ = 256  # bytes a turn of the reading loop
@@ -54,15 +54,15 @@ def words(network) -> np.ndarray:
 
 
 def read_words(words_N, repeats: int) -> None:
-  """Reads all words so many times."""
-  _read(words_N, np.zeros(LANES, np.int32), repeats)
+  """Reads all words `repeats` times."""
+  _read(words_N, np.zeros(WIDTH, np.int32), repeats)
 
 
 @register_jitable
 def _multiply(matrix, activations, y, rows):
   x = step.operand(matrix, activations, 0)
   for row in range(rows):
-    simd.store(y, LANES * row, kernels.row_dot(matrix, x, row, np.float32(1)))
+    simd.store(y, WIDTH * row, kernels.row_dot(matrix, x, row, np.float32(1)))
 
 
 @numba.njit(**_OPTIONS)
@@ -70,11 +70,11 @@ def _products(network, memory, y, repeats):
   """All five matrices of a sample, with nothing in between."""
   net, s, target = simd.borrow(network), simd.borrow(memory), simd.borrow(y)
   for _ in range(repeats):
-    _multiply(net.recurrent, s.h, target, 3 * s.units // LANES)
-    _multiply(net.coarse.project, s.h, target, s.projection // LANES)
-    _multiply(net.coarse.logits, s.h, target, step.LEVELS // LANES)
-    _multiply(net.fine.project, s.h, target, s.projection // LANES)
-    _multiply(net.fine.logits, s.h, target, step.LEVELS // LANES)
+    _multiply(net.recurrent, s.h, target, 3 * s.units // WIDTH)
+    _multiply(net.coarse.project, s.h, target, s.projection // WIDTH)
+    _multiply(net.coarse.logits, s.h, target, step.LEVELS // WIDTH)
+    _multiply(net.fine.project, s.h, target, s.projection // WIDTH)
+    _multiply(net.fine.logits, s.h, target, step.LEVELS // WIDTH)
 
 
 class Products:
@@ -87,5 +87,5 @@ class Products:
     self._y = layout.aligned(3 * units, np.float32)
 
   def run(self, repeats: int) -> None:
-    """All products so many times."""
+    """Computes all products `repeats` times."""
     _products(self._network, self._memory, self._y, repeats)

@@ -47,16 +47,18 @@ from wavernn_jax.sampling.cpu import engine, loop
 CASES = ('1024:512:0.05', '2048:512:0.03', '896:448:1')
 CURVE = tuple(f'{units}:512:{density}' for units in (512, 1024, 2048)
               for density in (0.02, 0.05, 0.1, 0.2, 0.4) if units * density <= 410)
-_CASES = flags.DEFINE_multi_string('case', None, 'units:projection:density, density 1: dense.')
+_CASES = flags.DEFINE_multi_string('case', None, 'units:projection:density; density 1 is dense.')
 _WEIGHTS = flags.DEFINE_multi_enum(
-    'weights', None, ['float32', 'bfloat16', 'int8'], 'Types of weights; all three.')
-_THREADS = flags.DEFINE_multi_integer('threads', None, 'Utterances at a time; 1 and all cores.', 1)
+    'weights', None, ['float32', 'bfloat16', 'int8'], 'Types of weights; by default all three.')
+_THREADS = flags.DEFINE_multi_integer(
+    'threads', None, 'Utterances at a time; default: 1 and the cores.', 1)
 _PREDICTION = flags.DEFINE_multi_enum(
     'prediction', ['none'], ['none', 'spectral'], 'What is coded: samples or residuals.')
 _BLOCK = flags.DEFINE_enum('block', '16x1', ['16x1', '4x4'], 'Shape of blocks.')
 _REPEATS = flags.DEFINE_integer('repeats', 30, 'Timed calls of each function.', 1)
-_FRAMES = flags.DEFINE_integer('block_frames', 16, 'Mel frames of a call of the engine.', 1)
-_CURVE = flags.DEFINE_bool('curve', False, 'Many densities and widths, bfloat16, one thread.')
+_FRAMES = flags.DEFINE_integer(
+    'block_frames', 16, 'Mel frames of a call of the engine.', 1)
+_CURVE = flags.DEFINE_bool('curve', False, 'Time many densities and widths: bfloat16, one thread.')
 
 
 def case(text: str) -> tuple[int, int, float]:

@@ -19,9 +19,9 @@ from wavernn_jax import config as config_lib
 from wavernn_jax.data import corpus
 
 _DATA = flags.DEFINE_string('speech', None, 'Corpus with train, valid and test.')
-_LANES = flags.DEFINE_integer('lanes', 16, 'S.')
-_WINDOW = flags.DEFINE_integer('window', 1024, 'Samples.')
-_WINDOWS = flags.DEFINE_integer('windows', 200, 'How many.')
+_LANES = flags.DEFINE_integer('lanes', 16, 'Number of lanes, S.')
+_WINDOW = flags.DEFINE_integer('window', 1024, 'Samples of a window.')
+_WINDOWS = flags.DEFINE_integer('windows', 200, 'Number of windows.')
 _ROUNDING = 1 / 12  # variance of the rounding to 16 bits
 
 

@@ -24,12 +24,12 @@ from experiments.benchmarks import measure, train_step
 from wavernn_jax import backend, config as config_lib, models
 from wavernn_jax.training import step as step_lib, stopping, world
 
-_UNITS = flags.DEFINE_integer('units', 192, 'H.')
-_PROJECTION = flags.DEFINE_integer('projection', 128, 'P.')
-_BATCH = flags.DEFINE_integer('batch', 32, 'Crops of the global batch.')
+_UNITS = flags.DEFINE_integer('units', 192, 'Hidden units, H.')
+_PROJECTION = flags.DEFINE_integer('projection', 128, 'Width of the output layers, P.')
+_BATCH = flags.DEFINE_integer('batch', 32, 'Crops in the global batch.')
 _CROP = flags.DEFINE_integer('crop', 960, 'Samples of a crop.')
 _STEPS = flags.DEFINE_integer('steps', 5, 'Updates of a timed block.')
-_REPEATS = flags.DEFINE_integer('repeats', 7, 'Blocks of each side.')
+_REPEATS = flags.DEFINE_integer('repeats', 7, 'Timed blocks of each side.')
 _SIDE = flags.DEFINE_list('side', None, 'COORDINATOR,COUNT,INDEX of a process that is timed; '
                           'set by this program itself.')
 

@@ -12,12 +12,12 @@ from experiments.benchmarks import measure
 from wavernn_jax import config as config_lib, models
 from wavernn_jax.sampling import scan
 
-_UNITS = flags.DEFINE_integer('units', 896, 'H.')
-_PROJECTION = flags.DEFINE_integer('projection', 448, 'P.')
-_DTYPE = flags.DEFINE_string('compute_dtype', 'float32', 'Of matrix products.')
-_BATCHES = flags.DEFINE_multi_integer('batch', [1, 16], 'Lanes.')
-_REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed blocks of each batch.')
-_BLOCK = flags.DEFINE_integer('block_frames', 16, 'Frames a block.')
+_UNITS = flags.DEFINE_integer('units', 896, 'Hidden units, H.')
+_PROJECTION = flags.DEFINE_integer('projection', 448, 'Width of the output layers, P.')
+_DTYPE = flags.DEFINE_string('compute_dtype', 'float32', 'Number type of matrix products.')
+_BATCHES = flags.DEFINE_multi_integer('batch', [1, 16], 'Utterances at a time.')
+_REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed blocks for each batch size.')
+_BLOCK = flags.DEFINE_integer('block_frames', 16, 'Mel frames of a block.')
 
 
 def main(_):

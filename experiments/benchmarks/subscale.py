@@ -25,14 +25,15 @@ from wavernn_jax import backend, config as config_lib, models, rules
 from wavernn_jax.models import context, skew
 from wavernn_jax.sampling import scan
 
-_UNITS = flags.DEFINE_integer('units', 896, 'H.')
-_PROJECTION = flags.DEFINE_integer('projection', 448, 'P.')
-_CONTEXT = flags.DEFINE_integer('context_channels', 128, 'Of the context network.')
-_DTYPE = flags.DEFINE_string('compute_dtype', 'float32', 'Of matrix products.')
-_LANES = flags.DEFINE_multi_integer('lanes', [1, 2, 4, 8, 16], 'S; 1 is the plain model.')
-_HORIZON = flags.DEFINE_integer('horizon', 64, 'F.')
-_BLOCK = flags.DEFINE_integer('context_block', 50, 'L.')
-_FRAMES = flags.DEFINE_integer('block_frames', 16, 'Frames a block.')
+_UNITS = flags.DEFINE_integer('units', 896, 'Hidden units, H.')
+_PROJECTION = flags.DEFINE_integer('projection', 448, 'Width of the output layers, P.')
+_CONTEXT = flags.DEFINE_integer('context_channels', 128, 'Channels of the context network.')
+_DTYPE = flags.DEFINE_string('compute_dtype', 'float32', 'Number type of matrix products.')
+_LANES = flags.DEFINE_multi_integer(
+    'lanes', [1, 2, 4, 8, 16], 'Numbers of lanes, S; 1 is the plain model.')
+_HORIZON = flags.DEFINE_integer('horizon', 64, 'Horizon of a lane in positions, F.')
+_BLOCK = flags.DEFINE_integer('context_block', 50, 'Positions of a block, L.')
+_FRAMES = flags.DEFINE_integer('block_frames', 16, 'Mel frames of a block.')
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed blocks of each model.')
 
 

@@ -24,10 +24,10 @@ from wavernn_jax import backend, config as config_lib, models, rules
 from wavernn_jax.models import cell
 from wavernn_jax.training import step as step_lib
 
-_UNITS = flags.DEFINE_integer('units', 128, 'H of the full step.')
-_PROJECTION = flags.DEFINE_integer('projection', 128, 'P of the full step.')
-_DTYPE = flags.DEFINE_string('compute_dtype', 'float32', 'Of matrix products.')
-_BATCH = flags.DEFINE_integer('batch', 32, 'Crops.')
+_UNITS = flags.DEFINE_integer('units', 128, 'Hidden units of the full step, H.')
+_PROJECTION = flags.DEFINE_integer('projection', 128, 'Width of its output layers, P.')
+_DTYPE = flags.DEFINE_string('compute_dtype', 'float32', 'Number type of matrix products.')
+_BATCH = flags.DEFINE_integer('batch', 32, 'Crops in a batch.')
 _CROP = flags.DEFINE_integer('crop', 960, 'Samples of a crop.')
 _REPEATS = flags.DEFINE_integer('repeats', 15, 'Timed calls of each function.')
 _RECURRENCE = flags.DEFINE_bool('recurrence', True, 'Time the recurrence at 896 units.')

@@ -3,7 +3,7 @@
     python launch.py --mode=train --config=experiments/configs/pretrained.py \
         --config.data.dir=KATHLEEN24 --workdir=RUN
     python launch.py --mode=export --workdir=RUN --weights=bfloat16 \
-        --output=wavernn_jax/pretrained/FILE.safetensors
+        --output=wavernn_jax/pretrained/kathleen192.safetensors
 
 Variants: `voice` (192 units, 3 G samples: some 20 hours of one core; it may be exported at
 any time) and `tiny` (seconds, for tests).

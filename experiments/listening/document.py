@@ -91,7 +91,7 @@ class Manifest:
   """What ratings are checked against.
 
   Attributes:
-    identity: the same for the same audio under the same names, whatever stands in tables.
+    identity: depends on the audio and its names alone, not on what tables say.
     title: of the page.
     systems: their names; `RECORDING` is rated beside them.
     pairs: that the A/B test compares, each in the order of `systems`.
@@ -120,7 +120,7 @@ def read_manifest(path) -> Manifest:
   """The manifest of a page.
 
   Raises:
-    InputError: if the file is none that page.py has written.
+    InputError: if page.py has not written the file.
   """
   try:
     text = pathlib.Path(path).read_text()

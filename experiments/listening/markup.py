@@ -17,7 +17,7 @@ def report(report: document.Report, sentences: list[dict]) -> str:
   """Tables, plots and sentences.
 
   Args:
-    report: of which it is.
+    report: the one that it belongs to.
     sentences: of each, the numbers of its clips by name.
   """
   mel = report.mel or media.display_mel(report.sample_rate)

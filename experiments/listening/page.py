@@ -35,7 +35,7 @@ def build(report: document.Report, listening_only: bool = False) -> str:
   """The page as text.
 
   Args:
-    report: of which it is.
+    report: the one that it belongs to.
     listening_only: leaves the report away, so that listeners cannot look; ratings made
       with this page and with the whole one are of one report.
 
@@ -98,11 +98,11 @@ def main() -> None:
 
 if __name__ == '__main__':  # as a library it leaves the flags to others
   flags.DEFINE_string('recordings', None, 'Folder of the original recordings.', required=True)
-  flags.DEFINE_list('systems', None, 'NAME=DIR,NAME=DIR: folders of the same file names.',
+  flags.DEFINE_list('systems', None, 'NAME=DIR,NAME=DIR: folders with the same file names.',
                     required=True)
   flags.DEFINE_string('output', None, 'HTML file to write.', required=True)
-  flags.DEFINE_string('title', 'Listening report', 'Of the page.')
-  flags.DEFINE_string('texts', '', 'Table of tab-separated values with the columns file and text.')
-  flags.DEFINE_integer('sentences', 0, 'How many at most, in the order of names; 0: all.', 0)
+  flags.DEFINE_string('title', 'Listening report', 'Title of the page.')
+  flags.DEFINE_string('texts', '', 'Tab-separated table with the columns file and text.')
+  flags.DEFINE_integer('sentences', 0, 'Largest number of sentences, sorted by name; 0: all.', 0)
   flags.DEFINE_bool('listening_only', False, 'Write the listening test without the report.')
   cli.run(main)

@@ -197,5 +197,5 @@ def main(paths) -> None:
 
 
 if __name__ == '__main__':  # as a library it leaves the flags to others
-  flags.DEFINE_string('report', None, 'HTML file that was listened to.', required=True)
+  flags.DEFINE_string('report', None, 'HTML file of the listening test.', required=True)
   cli.run_with_arguments(lambda argv: main(argv[1:]))

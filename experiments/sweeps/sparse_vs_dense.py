@@ -8,6 +8,7 @@ data, updates and batch; the models differ in width and sparsity alone, and each
 trained at the rate that suits it best.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -101,8 +102,20 @@ def full() -> study.Variant:
 
 
 def tiny() -> study.Variant:
-  return study.Variant(_systems((32,), ((32, 64, '16x1'),), (10,), (0,)), tuning_updates=10,
-                       rates=(4e-3,))
+  systems = _systems((32,), ((32, 64, '16x1'),), (10,), (0,))
+  return study.Variant(
+      [dataclasses.replace(s, configure=functools.partial(_shortened, s.configure))
+       for s in systems], tuning_updates=10, rates=(4e-3,))
+
+
+def _shortened(configure, updates: int) -> config_lib.Config:
+  """A run of seconds, of the same model."""
+  config = configure(updates)
+  config.model.taps = 8
+  config.train.batch, config.train.crop, config.train.burn_in = 2, 120, 20
+  config.train.eval_every = config.train.save_every = updates
+  config.evaluation.max_valid_utterances = 1
+  return config
 
 
 def key(row: dict) -> tuple:

@@ -223,11 +223,12 @@ def _tried(nll: float | None, best: float) -> str:
 
 def main(study: Study) -> None:
   """The program of a study."""
-  flags.DEFINE_enum('do', 'report', ['run', 'report'], 'Train what is missing, or draw and print.')
+  flags.DEFINE_enum(
+      'do', 'report', ['run', 'report'], 'Train missing runs, or make table and pictures.')
   flags.DEFINE_string('data_dir', '', 'Corpus with train, valid and test.')
   flags.DEFINE_string('workdir', f'runs/{study.name}', 'Folder of the runs.')
   flags.DEFINE_string('variant', FULL, f'Size of the study: {", ".join(study.variants)}.')
-  flags.DEFINE_string('executor', 'process', 'process, or ray[,address=A][,cpus=N][,gpus=N].')
+  flags.DEFINE_string('executor', 'process', 'Where runs train: process or ray[,…].')
   cli.run(functools.partial(_main, study))
 
 

@@ -8,6 +8,7 @@ the damage. Run them all, with the counts that they print:
 """
 
 import collections
+import copy
 import warnings
 
 import numpy as np
@@ -64,7 +65,7 @@ def replace_somewhere(tree, rng):
   elif kind == 2 and isinstance(node[key], int | float):
     node[key] = node[key] * 2 + 1
   else:
-    node[key] = ODD[rng.integers(len(ODD))]
+    node[key] = copy.deepcopy(ODD[rng.integers(len(ODD))])
 
 
 def _nodes(tree):

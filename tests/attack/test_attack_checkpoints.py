@@ -56,8 +56,7 @@ def equal(a, b) -> bool:
       np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('count', [500])
+@attacks.counts(10, 500)
 def test_checkpoints(run, tmp_path, tiny_config, count):
   """What is loaded is, bit for bit, what was saved at a step; no damage goes unnoticed."""
   tally, damaged = attacks.Tally('checkpoints'), tmp_path / 'damaged'

@@ -7,7 +7,7 @@ import attacks
 from processes_to_kill import HERE, Zygote
 
 DEMO = HERE.parents[1] / 'wavernn_jax' / 'demo_speech'
-MODEL = HERE.parents[1] / 'wavernn_jax' / 'pretrained' / 'sparse192.safetensors'
+MODEL = HERE.parents[1] / 'wavernn_jax' / 'pretrained' / 'kathleen192.safetensors'
 
 _COUNTS = {'-1', '0', '1000000000000', 'nan', 'x'}
 _SIZES = ('model.units', 'model.projection', 'model.channels', 'model.layers', 'train.steps',

@@ -1,4 +1,4 @@
-"""Which audio files there are, how they are split, and whether they are usable."""
+"""Finds the audio files of a corpus, splits them, and checks that they are usable."""
 
 import collections
 import concurrent.futures
@@ -19,12 +19,12 @@ from wavernn_jax.errors import InputError
 
 SPLITS = ('train', 'valid', 'test')
 AUDIO_SUFFIXES = ('.wav', '.flac')
-_SILENT_RANGE = 4  # 16-bit steps between the extremes of a file with nothing but dither
+_SILENT_RANGE = 4  # 16-bit steps between the extremes of a file that holds only dither
 
 
 @dataclasses.dataclass(frozen=True)
 class Utterance:
-  """One usable file. `pcm` and `mel_FxM` are held only where memory allows or asks."""
+  """One usable file. `pcm` is held if the corpus fits into memory."""
 
   file: audio.AudioFile
   samples: int  # at the sample rate of the mel convention
@@ -39,7 +39,7 @@ class Utterance:
 
   @property
   def name(self) -> str:
-    """The stem, with \\x.. for what is not UTF-8."""
+    """The stem of the file name, with \\x.. for bytes that are not UTF-8."""
     return os.fsencode(self.path.stem).decode(errors='backslashreplace')
 
   def read(self, start: int, stop: int, sample_rate: int) -> np.ndarray:
@@ -57,7 +57,7 @@ def _resampled(path: str, sample_rate: int) -> np.ndarray:
 
 
 def utterance_mel(utterance: Utterance, mel: MelConfig) -> np.ndarray:
-  """The log mel that conditions an utterance, FxM: its own .npy or of its audio."""
+  """The log mel that conditions an utterance, FxM: from its .npy, or else from its audio."""
   if utterance.mel_FxM is not None:
     return utterance.mel_FxM
   return audio.utterance_log_mel(
@@ -88,9 +88,9 @@ def find_audio(folder) -> list[pathlib.Path]:
 def split_files(config: DataConfig) -> dict[str, list[pathlib.Path]]:
   """Files of train, valid and test: three folders, or one split by a hash of names.
 
-  In a single folder a file's split depends on its name alone, so that adding
-  files moves none; only where a held-out split would be empty it gets one file
-  of the next, which may go back once there are more.
+  In a single folder the split of a file depends on its name alone, so that adding
+  files moves no other. Only if a held-out split would be empty does it borrow a file
+  from the next one, which may go back once there are more.
   """
   if not config.dir:
     raise InputError('--config.data.dir is not set; expected a folder of wav or flac '
@@ -135,12 +135,12 @@ def load_utterances(paths, config: DataConfig, mel: MelConfig, min_samples: int,
 
 def load_splits(files: dict, config: DataConfig, mel: MelConfig, min_samples: dict,
                 keep_pcm=()) -> dict[str, list[Utterance]]:
-  """Opens and checks files, all in parallel, and reports all bad ones at once.
+  """Opens and checks files in parallel, and reports all bad ones at once.
 
   Args:
     files: split -> paths of audio files.
     config: `check`, `skip_bad`, `mels` and `cache_mb` are used.
-    mel: convention; its sample rate is that of the utterances.
+    mel: convention; utterances get its sample rate.
     min_samples: split -> length below which a file is bad.
     keep_pcm: splits whose samples are held in memory if all fit into `cache_mb`.
 
@@ -199,7 +199,7 @@ def _load(path, config: DataConfig, mel: MelConfig, min_samples: int, keep_pcm: 
     pcm, digest, signs, samples = None, b'', None, _samples(file, mel)
     if samples < min_samples:
       return (f'{path}: too short: found {samples} samples, expected at least '
-              f'{min_samples}; remove or join it with others.')
+              f'{min_samples}; remove it or join it with others.')
     if config.check or keep_pcm:
       pcm = audio.read_audio(path, mel.sample_rate)
       digest, samples = hashlib.blake2b(pcm.tobytes(), digest_size=16).digest(), len(pcm)
@@ -244,7 +244,7 @@ def listed(problems) -> str:
 def _report(problems, total: int, skip_bad: bool) -> None:
   if problems and not skip_bad:
     raise InputError(f'{len(problems)} of {total} audio files are unusable:\n'
-                     f'{listed(problems)}\nMend or remove them, or leave them out with '
+                     f'{listed(problems)}\nRepair or remove them, or leave them out with '
                      '--config.data.skip_bad=true.')
   if problems:
     warnings.warn(f'{len(problems)} of {total} audio files are left out:\n'
@@ -252,9 +252,9 @@ def _report(problems, total: int, skip_bad: bool) -> None:
 
 
 def check_disjoint(splits: dict[str, list[Utterance]]) -> None:
-  """Raises InputError, naming all of them, if recordings stand in two splits.
+  """Raises InputError, naming all of them, if recordings are in more than one split.
 
-  By content, whatever their names: the same samples, or, of files that were
+  They are compared by content, not by name: the same samples or, for files that were
   checked, the same sound with another gain, other ends or another sample rate.
   """
   same = _same_samples(splits)
@@ -262,19 +262,19 @@ def check_disjoint(splits: dict[str, list[Utterance]]) -> None:
            for line in _alike(splits, a, b)]
   problems = []
   if same:
-    problems.append(f'{len(same)} files stand in two splits with the same samples:\n'
+    problems.append(f'{len(same)} recordings are in several splits, sample by sample:\n'
                     f'{listed(same)}')
   if alike:
-    problems.append(f'{len(alike)} files sound the same in two splits but for gain, ends or '
-                    f'sample rate (compared unless --config.data.check=false):\n'
+    problems.append(f'{len(alike)} recordings are in two splits but for gain, ends or sample rate '
+                    f'(compared unless --config.data.check=false):\n'
                     f'{listed(alike)}')
   if problems:
-    raise InputError('\n'.join(problems) + '\nRemove them from one: a likelihood on heard '
-                     'speech measures nothing.')
+    raise InputError('\n'.join(problems) + '\nRemove them from one split: the likelihood of '
+                     'speech that was trained on measures nothing.')
 
 
 def _same_samples(splits) -> list[str]:
-  """Lines that name recordings which are in several splits sample by sample."""
+  """One line for each recording that is in several splits, sample by sample."""
   places = collections.defaultdict(list)
   for split, utterances in splits.items():
     for u in utterances:
@@ -284,11 +284,11 @@ def _same_samples(splits) -> list[str]:
 
 
 def _alike(splits, a: str, b: str) -> list[str]:
-  """Lines that name recordings of split a and b that sound the same but are not."""
+  """One line for each pair of recordings that sound the same but differ in their samples."""
   heard = {split: [u for u in splits[split] if u.fingerprint is not None] for split in (a, b)}
   prints = {split: [u.fingerprint for u in heard[split]] for split in (a, b)}
   pairs = set(fingerprint.find_copies(prints[a], prints[b]))
-  # Of files with many copies `find_copies` gives some: from either side none is left out.
+  # `find_copies` gives only some of many copies: looking from both sides misses no file.
   pairs |= {(i, j) for j, i in fingerprint.find_copies(prints[b], prints[a])}
   return [f'{heard[a][i].path} ({a}) = {heard[b][j].path} ({b})' for i, j in sorted(pairs)
           if heard[a][i].digest != heard[b][j].digest]

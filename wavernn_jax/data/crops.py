@@ -1,4 +1,4 @@
-"""Utterances -> batches of crops (grain), with the audio that their mels depend on.
+"""Batches of random crops of utterances (grain), with the audio that their mels depend on.
 
 Nothing is preprocessed or cached on disk. A crop is read by seeking, together
 with the audio around it; its mel spectrogram is computed on the device
@@ -25,13 +25,13 @@ _READERS = 8  # threads that read files which are not in memory
 
 @dataclasses.dataclass(frozen=True)
 class CropShape:
-  """The static shape of a crop: T samples and what their conditioning takes."""
+  """The static shape of a crop: T samples and the frames that condition them."""
 
   samples: int  # T
   frames: int  # F, of the conditioning network
   margin: int  # frames before the one at the first sample
-  past: int = 1  # samples before the crop, and after it, that come with it
-  ahead: int = 0
+  past: int = 1  # samples before the crop that are read with it
+  ahead: int = 0  # samples after the crop that are read with it
 
   def window(self, mel: MelConfig) -> int:
     """Samples N that F frames are computed from."""
@@ -39,17 +39,17 @@ class CropShape:
 
 
 def crop_shape(model, samples: int) -> CropShape:
-  """The shape of crops of so many samples for a model."""
+  """The shape of crops of `samples` samples for a model."""
   timing = model.timing
   return CropShape(samples, model.frames(samples), timing.margin, timing.past, timing.ahead)
 
 
 def read_crop(utterance: Utterance, start: int, shape: CropShape, mel: MelConfig):
-  """One element of a batch: `pcm`, past + T + ahead samples, and what gives its mel.
+  """One element of a batch: `pcm`, past + T + ahead samples, and the source of its mel.
 
-  `start` is a multiple of the hop. With `mel` FxM where the utterance has its
-  own; otherwise `window` N with `first_frame` and `last_frame`, the frames that
-  exist in the utterance relative to the window's.
+  `start` is a multiple of the hop. The source is `mel` FxM if the utterance has one of
+  its own; otherwise the samples `window` N, with `first_frame` and `last_frame`, the
+  range of its frames that lie inside the utterance.
   """
   first = start // mel.hop - shape.margin
   total = audio.frame_count(utterance.samples, mel)
@@ -70,7 +70,7 @@ def read_crop(utterance: Utterance, start: int, shape: CropShape, mel: MelConfig
 
 
 def _read_padded(utterance: Utterance, start: int, stop: int, padding: int, mel: MelConfig):
-  """Samples of the utterance extended by `padding` as the convention says, then by 0."""
+  """Samples of an utterance, extended by `padding` as the convention says, then by zeros."""
   total = utterance.samples
   index = np.arange(max(start, -padding), min(stop, total + padding))
   if padding and mel.pad_mode == 'reflect':
@@ -89,7 +89,7 @@ def _read_padded(utterance: Utterance, start: int, stop: int, padding: int, mel:
 
 
 def crop_inputs(batch, mel: MelConfig):
-  """Device part: a batch of `read_crop` -> int16 pcm Bx(past+T+ahead), log mel BxFxM."""
+  """The part on the device: int16 pcm Bx(past+T+ahead) and log mel BxFxM of a batch."""
   if 'mel' in batch:
     return batch['pcm'], batch['mel']
   mel_BxFxM = audio.log_mel(batch['window'], mel)
@@ -99,7 +99,7 @@ def crop_inputs(batch, mel: MelConfig):
 
 
 class _Slots:
-  """One slot for every crop's worth of audio: index -> utterance."""
+  """A list of utterances in which each occurs once for every crop's worth of its audio."""
 
   def __init__(self, utterances, samples: int):
     counts = [max(1, round(u.samples / samples)) for u in utterances]
@@ -114,9 +114,9 @@ class _Slots:
 
 
 class CropBatches:
-  """Batches without end; their position is how many were taken, and nothing else.
+  """Endless batches. The number taken is their whole state.
 
-  So a run may go on with another number of workers or hosts. `close` ends the
+  So a run may continue with another number of workers or hosts. `close` ends the
   workers.
   """
 
@@ -132,7 +132,7 @@ class CropBatches:
       rest = self._dataset.slice(slice(self._position, None)).to_iter_dataset(self._options)
       if self._workers:
         if not flags.FLAGS.is_parsed():
-          flags.FLAGS.mark_as_parsed()  # grain reads its own, also where nobody parsed any
+          flags.FLAGS.mark_as_parsed()  # grain reads its own flags, even if nobody parsed any
         rest = rest.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers),
                                 _start_worker)
       self._iterator = iter(rest)
@@ -166,7 +166,7 @@ def _start_worker(index: int, count: int) -> None:
 
 def crop_batches(utterances, shape: CropShape, mel: MelConfig, batch: int, seed: int,
                  workers: int = 0, shard: tuple[int, int] = (0, 1)) -> CropBatches:
-  """Batches of random crops, a function of the seed.
+  """Batches of random crops, which the seed determines.
 
   Every epoch visits the utterances in proportion to their length, in a new
   order; a crop starts at a random frame.

@@ -1,14 +1,14 @@
-"""Which recordings hold the same sound, whatever its gain, its ends or its sample rate.
+"""Finds recordings of the same sound, whatever their gain, their ends or their sample rate.
 
-A fingerprint is that of Haitsma and Kalker (2002): for each frame the signs of how
-the differences of energy between neighbouring bands change from the frame before.
-Gain does not touch them, and resampling hardly, as the bands end at 2 kHz; a cut
-shifts the frames by no more than half a hop. Measured on speech, 0 to 15% of the
-signs of such copies differ, and 39% or more of those of any two other recordings.
+Fingerprints are those of Haitsma and Kalker (2002): differences of energy between
+neighbouring bands, and for each frame the signs of their change since the last one.
+Gain does not change them, and resampling hardly does, as the bands end at 2 kHz; a
+cut shifts the frames by half a hop at most. Measured on speech, 0 to 15% of the signs
+differ between such copies, and 39% or more between any two other recordings.
 
-Two recordings are compared only where frames of both agree wholly, and a sign of
-little meaning, as of hum, leads to few comparisons: time and memory grow with the
-length of the corpus.
+Two recordings are compared only at places where frames of both agree completely, and
+frames that are common to many, such as hum, lead to few comparisons. Time and memory
+grow with the length of the corpus.
 """
 
 import collections
@@ -16,15 +16,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_RATE = 6_000  # Hz, at least, of what is analysed
+_RATE = 6_000  # Hz; audio is analysed at this rate or a little more
 _WINDOW, _HOP = 0.128, 0.016  # seconds
 _EDGES = np.geomspace(300, 2_000, 18)  # Hz: 17 bands, 16 signs
-_APART = 8  # frames between the two of a key, whose windows do not overlap
-_COMMON = 32  # recordings and places of a key that are looked at
-_CLOSEST = 16  # places for each recording at which signs are counted
-_HITS = 2  # keys that must agree at a place before
-_LEAST = 32  # frames that are compared at least
-_DIFFERING = 0.25  # of the signs, at most
+_APART = 8  # frames between the two frames of a key; their windows do not overlap
+_COMMON = 32  # at most this many occurrences of a key are looked at
+_CLOSEST = 16  # at most this many places are compared for each recording
+_HITS = 2  # keys that must agree at a place before it is compared
+_LEAST = 32  # frames that a comparison needs
+_DIFFERING = 0.25  # largest fraction of signs that may differ
 _PLACES = 1 << 20  # more than any recording has frames
 
 
@@ -46,10 +46,10 @@ def fingerprint(pcm: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def find_copies(queries: Sequence[np.ndarray], others: Sequence[np.ndarray]):
-  """Pairs (query, other) of indices of fingerprints that are of the same sound.
+  """Yields index pairs (query, other) of fingerprints of the same sound.
 
-  For each query all of the others up to `_CLOSEST`. At least half of the shorter
-  one must be in the other, and half a second of it.
+  There are up to `_CLOSEST` of them for each query. At least half of the shorter
+  recording, and half a second, must be in the other.
   """
   keys_K, owners_K, frames_K = _keys(others)
   order = np.argsort(keys_K, kind='stable')
@@ -68,7 +68,7 @@ def find_copies(queries: Sequence[np.ndarray], others: Sequence[np.ndarray]):
 
 
 def _keys(prints):
-  """Keys of all frames that have one, with their recording and frame, int64."""
+  """The keys of all frames that have one, each with its recording and frame, int64."""
   keys, owners, frames = [np.zeros(0, np.int64)], [np.zeros(0, int)], [np.zeros(0, int)]
   for i, signs in enumerate(prints):
     early, late = signs[:-_APART].astype(np.int64), signs[_APART:].astype(np.int64)
@@ -80,7 +80,7 @@ def _keys(prints):
 
 
 def _counting(lengths) -> np.ndarray:
-  """0, 1, .. of each length, one after the other."""
+  """Joins the ranges 0, 1, .. of each length."""
   return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 

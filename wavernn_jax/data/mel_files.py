@@ -1,7 +1,7 @@
-"""Log mels of other programs: checked against the convention, read and written.
+"""Log mels of other programs: reads and writes them, and checks their convention.
 
 A .npy file does not say how it was made. STEM.mel.json beside it (or mel.json
-for a whole folder) does; without one, values that cannot be of the convention
+for a whole folder) does; without either, values that the convention cannot give
 are refused.
 """
 
@@ -17,7 +17,7 @@ from wavernn_jax import audio, files
 from wavernn_jax.config import MelConfig
 from wavernn_jax.errors import InputError
 
-UNDERSHOOT = 1.0  # of the floor, log units, by the mels of a TTS model: a `slack`
+UNDERSHOOT = 1.0  # log units; the `slack` for TTS models, whose mels undershoot the floor
 _LOUD_RMS = 0.1  # speech is quieter than this white noise in some band or frame
 _FLOOR_BANDS = 4  # only a clamp gives as many bands the same lowest value
 
@@ -46,7 +46,7 @@ def check_mel(array, mel: MelConfig, name: str, slack: float = 1e-3) -> np.ndarr
     raise InputError(
         f'{name}: {problem}: not a log mel of convention {mel.name!r} (log {mel.log}, '
         f'clamp {mel.clamp}, power {mel.power}). Make it by that convention, or set '
-        'config.mel to the one it has and use a model trained with it.')
+        'config.mel to its convention and use a model trained with that.')
   return mel_FxM.astype(np.float32)
 
 
@@ -65,8 +65,8 @@ def write_mel(path, mel_FxM, mel: MelConfig) -> None:
 def read_mel(path, mel: MelConfig, slack: float = 1e-3) -> np.ndarray:
   """Returns the log mel of a .npy file, FxM float32.
 
-  STEM.mel.json, or else mel.json of the folder, must agree in all fields but
-  `name` where it exists.
+  STEM.mel.json, or else the mel.json of the folder, must agree in all fields but
+  `name` if it exists.
 
   Raises:
     InputError: as `check_mel`; if a file is unreadable; if the sidecar differs.
@@ -88,7 +88,7 @@ def read_mel(path, mel: MelConfig, slack: float = 1e-3) -> np.ndarray:
 
 
 def _read_floats(file) -> np.ndarray:
-  """As numpy's reader; the size that the header says is compared before memory is taken."""
+  """As numpy's reader, but compares the size in the header before it allocates memory."""
   version = np.lib.format.read_magic(file)
   read_header = {(1, 0): np.lib.format.read_array_header_1_0}.get(
       version, np.lib.format.read_array_header_2_0)
@@ -121,7 +121,7 @@ def _check_sidecar(path: pathlib.Path, mel: MelConfig) -> None:
   if differing:
     raise InputError(
         f'{path}: mel convention differs from {mel.name!r} in {", ".join(differing)}. '
-        'Make the mels by that convention, or use a model trained with theirs.')
+        'Make the mels by that convention, or use a model trained with this one.')
 
 
 def _frames_by_bands(array, mel: MelConfig, name: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a likelihood is worth: what can be had without a network.
+"""Baselines of likelihood: what is possible without a network.
 
 A 16-bit sample costs 2 ln 256 = 11.09 nats if both bytes are uniform, and the
 fine byte of speech stays near its ln 256 = 5.55 for every model that codes the
@@ -54,7 +54,7 @@ class ByteHistogram:
 
 
 def flac(pcm_utterances: Iterable[np.ndarray], sample_rate: int) -> dict[str, float]:
-  """Size of the utterances as FLAC files (level 5): what lossless coding costs today.
+  """Size of the utterances as FLAC files (level 5): the cost of common lossless coding.
 
   Returns:
     `nll`: of whole files, and `nll_header`: the part of it that is metadata, not

@@ -1,4 +1,4 @@
-"""Confidence interval of nats/sample: samples are dependent, utterances are not."""
+"""Confidence intervals of nats/sample over utterances, as samples are not independent."""
 
 import math
 
@@ -14,8 +14,8 @@ def ratio_interval(sums_U: np.ndarray, counts_U: np.ndarray, resamples: int,
     sums_U: nats of each utterance, or, to compare two models, the difference
       of their nats on that utterance (of any sign).
     counts_U: audio samples of each utterance, positive.
-    resamples: how often the utterances are drawn anew, with replacement.
-    seed: of the draws.
+    resamples: how often the utterances are resampled, with replacement.
+    seed: of the resampling.
     level: coverage of the interval.
 
   Returns:

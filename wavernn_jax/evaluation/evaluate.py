@@ -1,4 +1,4 @@
-"""Held-out likelihood over whole utterances with carried state, of any engine."""
+"""Held-out likelihood over whole utterances with carried state, for any engine."""
 
 import numpy as np
 
@@ -18,16 +18,16 @@ def utterance_nats(engine: Engine, utterances, batch: int, progress=lambda sampl
 
 
 def lane_nats(engine: Engine, utterances, batch: int, progress=lambda samples: None):
-  """`utterance_nats` apart for the S lanes of the model: {'coarse': UxS, 'fine': UxS}.
+  """`utterance_nats`, separately for the S lanes of a model: {'coarse': UxS, 'fine': UxS}.
 
-  Utterances are rows of a batch that runs block by block with carried state; what pads
-  a row carries no likelihood.
+  Utterances are rows of a batch that runs block by block with carried state. The padding
+  of a row does not count.
 
   Args:
     engine: with the weights.
     utterances: of corpus.py.
-    batch: utterances at a time at most.
-    progress: called with the samples of all utterances scored by each block.
+    batch: largest number of utterances at a time.
+    progress: called after each block with the number of samples scored.
   """
   batch = min(batch, engine.at_once)
   order = np.argsort([-u.samples for u in utterances], kind='stable')
@@ -67,7 +67,7 @@ def _batch_nats(engine: Engine, utterances, batch: int, progress):
 
 
 def summary(sums, samples_U, config: EvaluationConfig, seed: int = 0) -> dict:
-  """Nats/sample in all, with 95% bootstrap intervals over utterances.
+  """Nats/sample over all utterances, with 95% bootstrap intervals over utterances.
 
   Args:
     sums, samples_U: of `utterance_nats`.
@@ -103,7 +103,7 @@ def lane_summary(sums, samples_U) -> dict:
 
 
 def baseline_summary(train, held_out, mel: MelConfig) -> dict:
-  """NLL of what needs no network on held-out utterances; see baselines.py."""
+  """NLL of the baselines on held-out utterances; see baselines.py."""
   def pcms(utterances):
     return (u.read(0, u.samples, mel.sample_rate) for u in utterances)
   predicted = linear_prediction.LinearPrediction(train, mel, min(_TAPS, mel.n_fft // 2))

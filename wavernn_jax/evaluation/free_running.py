@@ -1,4 +1,4 @@
-"""Free-running metrics of any engine: what it samples against the recordings."""
+"""Free-running metrics of any engine: compares what it samples with the recordings."""
 
 from wavernn_jax.data import corpus
 from wavernn_jax.evaluation import metrics
@@ -12,8 +12,8 @@ def measure(engine: Engine, utterances, seed: int, batch: int) -> dict:
   Args:
     engine: with the weights.
     utterances: of corpus.py.
-    seed: of the draws.
-    batch: utterances at a time at most.
+    seed: of the random numbers.
+    batch: largest number of utterances at a time.
   """
   mel = engine.model.mel
   targets = {u.name: u.read(0, u.samples, mel.sample_rate) for u in utterances}

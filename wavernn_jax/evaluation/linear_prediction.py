@@ -1,8 +1,8 @@
-"""Linear prediction from the mel, its residual coded by a Laplace distribution: no network.
+"""The baseline of linear prediction from the mel, with Laplace residuals and no network.
 
-What the spectrogram that conditions every model says of the next sample
-(models/prediction.py), so what a network has to beat. The residual x of each
-sample has, with the scale σ that the spectrogram expects of it in its frame,
+It measures how much the spectrogram that conditions every model already says of the
+next sample (models/prediction.py), so a network has to beat it. With σ, the scale that
+the spectrogram expects in its frame, the residual x of a sample has the probability
 
     P(x) ∝ ∫ exp(−|y| / b) dy over x − ½ .. x + ½,   b = exp(a) σ,   −2¹⁵ ≤ x < 2¹⁵
 
@@ -19,8 +19,8 @@ from wavernn_jax.config import MelConfig
 from wavernn_jax.data import corpus
 from wavernn_jax.models import conditioning, prediction
 
-_BLOCK_F = 64  # frames done at once: one compilation, bounded memory
-_LARGEST = 10.0  # |a|: e^±10 times what the spectrogram says
+_BLOCK_F = 64  # frames computed at once: one compilation, bounded memory
+_LARGEST = 10.0  # |a|: scales of e^±10 times what the spectrogram says
 
 
 def laplace_nats(x, scale) -> np.ndarray:
@@ -59,7 +59,7 @@ class LinearPrediction:
             'log_width': self.log_width, 'taps': self._taps}
 
   def residuals(self, utterance) -> tuple[np.ndarray, np.ndarray]:
-    """x and σ of each sample of a whole utterance, before which there is silence."""
+    """x and σ of each sample of a whole utterance, which silence precedes."""
     mel, block = self._mel, _BLOCK_F * self._mel.hop
     pcm_T = utterance.read(0, utterance.samples, mel.sample_rate)
     blocks = -(-len(pcm_T) // block)
@@ -85,7 +85,7 @@ class LinearPrediction:
 
 
 def _spread(utterances, most_samples: int) -> list:
-  """As many as hold so many samples, evenly spread over the list."""
+  """Utterances spread evenly over the list that hold about `most_samples` samples."""
   samples = sum(u.samples for u in utterances)
   count = max(1, min(len(utterances), round(len(utterances) * most_samples / samples)))
   return [utterances[i * len(utterances) // count] for i in range(count)]

@@ -1,7 +1,7 @@
-"""Free-running metrics: a recording against its copy-synthesis.
+"""Free-running metrics: compares a recording with its copy-synthesis.
 
-Likelihood (likelihood.py) is the measure that ranks models; these say whether
-what a model samples is the utterance it was conditioned on. Signals are int16
+Likelihood (likelihood.py) is the measure that ranks models; these metrics say whether
+a model samples the utterance that it was conditioned on. Signals are int16
 PCM of one rate. A metric that is undefined for an input (silence, no voiced
 frame, shorter than one analysis window) is NaN, and `average` makes it null.
 """
@@ -20,13 +20,13 @@ from wavernn_jax.config import MelConfig
 # (n_fft, hop, window) in samples, at every sample rate, as Parallel WaveGAN has them.
 STFT_RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
 STFT_POWER_FLOOR = 1e-7  # of |STFT|², of audio in [-1, 1]; the same source
-# Pitch is looked for below 2 kHz: where noise fills the rest of the band, pYIN loses a
-# voice at 24 kHz that anyone hears (F1 0.45 at 6 dB, 0 at 3 dB), and a hoarse voice is
-# no whisper.
+# Pitch is looked for below 2 kHz. At 24 kHz, with noise in the rest of the band, pYIN
+# misses a voice that anyone hears (F1 0.45 at 6 dB, 0 at 3 dB), and a hoarse voice is
+# not a whisper.
 PITCH_RATE = 4_000  # Hz
 F0_MIN, F0_MAX = 80.0, 400.0  # Hz
-# Samples of PITCH_RATE: 64 and 10 ms. In longer frames pauses count as voiced, and a whisper
-# passes: at 256 ms one that scores 0.50 here scores 0.95.
+# In samples of PITCH_RATE: 64 and 10 ms. With longer frames pauses count as voiced, and a
+# whisper passes: one that scores 0.50 here scores 0.95 with 256 ms.
 PITCH_FRAME, PITCH_HOP = 256, 40
 PERIODICITY_WINDOW = 0.04  # seconds
 LAG_TOLERANCE = 0.05  # of the recording's pitch lag
@@ -100,9 +100,9 @@ def _pitch(pcm_T: np.ndarray, sample_rate: int) -> np.ndarray:
 
 @functools.cache
 def _compile_pyin():
-  """The first call in turn: librosa compiles for it, and numba's cache is not made for two.
+  """Makes the first call in turn with other processes: librosa compiles for it.
 
-  Processes that fill it at once may load each other's code and crash.
+  Processes that fill numba's cache at the same time may load each other's code and crash.
   """
   with files.turn('pyin'):
     _pyin(np.zeros(2 * PITCH_FRAME))

@@ -1,4 +1,4 @@
-"""Spectrogram pairs and curves over training, drawn without global pyplot state."""
+"""Pictures: spectrogram pairs, and curves over training. No global pyplot state."""
 
 import io
 import math
@@ -18,7 +18,7 @@ TICKS_HZ = np.array([250, 500, 1_000, 2_000, 4_000, 8_000, 16_000])
 
 
 def new_figure(width: float, height: float) -> Figure:
-  """A figure of so many inches that belongs to no global state."""
+  """A figure of a size in inches, without global state."""
   figure = Figure(figsize=(width, height), dpi=120, layout='constrained')
   FigureCanvasAgg(figure)
   return figure

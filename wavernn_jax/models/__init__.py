@@ -1,7 +1,7 @@
-"""The models; what they have in common stands in system.py."""
+"""The models; system.py documents what they have in common."""
 
 from wavernn_jax.config import Config
-from wavernn_jax.models import fused, subscale, wavenet, wavernn
+from wavernn_jax.models import fused, residual_fused, residual_lanes, subscale, wavenet, wavernn
 from wavernn_jax.models.system import System
 
 
@@ -9,4 +9,10 @@ def build(config: Config) -> System:
   """The model that a configuration describes."""
   kinds = {'wavernn': wavernn.WaveRNN, 'subscale': subscale.Subscale, 'fused': fused.Fused,
            'wavenet': wavenet.WaveNet}
-  return kinds[config.model.kind](config.model, config.mel)
+  kind = kinds[config.model.kind]
+  if config.model.prediction == 'spectral':
+    if kind is subscale.Subscale:  # one lane is the plain model
+      kind = wavernn.WaveRNN if config.model.lanes == 1 else residual_lanes.ResidualSubscale
+    elif kind is fused.Fused:
+      kind = residual_fused.ResidualFused
+  return kind(config.model, config.mel)

@@ -1,14 +1,13 @@
-"""Mel frames -> gate inputs.
+"""Turns mel frames into gate inputs.
 
 The paper conditions on linguistic features and does not say how they enter.
 Ours: a small residual convolutional stack at frame rate, a linear map to gate
 inputs, and linear interpolation of the gate inputs between frames, so that
 the cost at sample rate is two multiplications a gate.
 
-All convolutions are 'valid': a caller passes `frames(samples)` frames of which
-the outer `margin` on each side only serve as margin. Frames outside the
-utterance hold the convention's floor, so that crops, blocks and whole
-utterances see the same values.
+All convolutions are 'valid': a caller passes `frames(samples)` frames, and gets no
+gate inputs for the outer `margin` on each side. Frames outside the utterance hold
+the convention's floor, so that crops, blocks and whole utterances see the same.
 """
 
 import math
@@ -34,12 +33,12 @@ class Conditioning(nnx.Module):
 
 
 def margin(config: ModelConfig) -> int:
-  """Frames of mel on each side that a gate input depends on through the stack."""
+  """Mel frames on each side that a gate input depends on through the stack."""
   return config.layers * (config.kernel - 1) // 2
 
 
 def frames(samples: int, config: ModelConfig, mel: MelConfig) -> int:
-  """Frames F that gate inputs of so many samples from a frame boundary take.
+  """Frames F that the gate inputs of `samples` samples from a frame boundary need.
 
   The first is frame −1 − margin relative to the one at the first sample.
   """
@@ -73,10 +72,10 @@ def interpolation(samples: int, mel: MelConfig, first: int = 0, step: int = 1) -
   """Weights TxF of the frames −1, 0, .. for each sample from a frame boundary.
 
   Args:
-    samples: how many.
+    samples: end of the range of samples.
     mel: convention.
-    first: the first, 0 or, up to half a hop before the boundary, negative.
-    step: every so many samples.
+    first: its start: 0, or negative by up to half a hop.
+    step: distance of the samples that get weights.
   """
   position = frame_position(np.arange(first, samples, step), mel)
   left = np.floor(position).astype(int)

@@ -140,10 +140,12 @@ class Fused(subscale.Lanes):
       nibbles, and the state after the last.
     """
     samples = pcm_BxT.shape[1] - self.timing.ahead
-    h_WxBxH, targets = self._run(params, state, pcm_BxT, mel_BxFxM)
-    nats_4xSxIxB = jax.vmap(jax.vmap(functools.partial(
-        likelihood.layer_nats, compute_dtype=self.config.compute_dtype)))(
-            *self._heads(params, h_WxBxH, targets))
+    h_WxBxH, targets, scale = self._run(params, state, pcm_BxT, mel_BxFxM)
+
+    def nats(layer, y_IxBxQ, targets_IxB, prior):
+      return likelihood.layer_nats(layer, y_IxBxQ, targets_IxB, self.config.compute_dtype, prior)
+    nats_4xSxIxB = jax.vmap(jax.vmap(nats))(
+        *self._heads(params, h_WxBxH, targets), self._priors(params, targets, scale))
     coarse, fine = (n.sum(axis=0).swapaxes(0, 1) for n in jnp.split(nats_4xSxIxB, 2))
     before = jnp.concatenate([state['pcm'], pcm_BxT[:, :samples]], axis=1)
     return {byte: subscale.unfold(n, samples).T
@@ -153,17 +155,21 @@ class Fused(subscale.Lanes):
   def loss(self, params, state, pcm_BxT, mel_BxFxM, burn_in: int = 0, input_noise=None):
     """Means of `nats` over all samples but the first `burn_in`; as `WaveRNN.loss`."""
     samples = pcm_BxT.shape[1] - self.timing.ahead
-    h_WxBxH, targets = self._run(params, state, pcm_BxT, mel_BxFxM, input_noise)
+    h_WxBxH, *coded = self._run(params, state, pcm_BxT, mel_BxFxM, input_noise)
     first = burn_in // self.lanes  # positions of which no lane carries a loss
     time_IxS = subscale.fold(np.arange(samples) - burn_in + 1, self.lanes)[first:]  # padding: 0
     weight_SxI = (time_IxS.T > 0).astype(h_WxBxH.dtype)
-    layers, y_4xSxIxBxQ, targets_4xSxIxB = self._heads(params, h_WxBxH, targets)
+    layers, y_4xSxIxBxQ, _ = self._heads(params, h_WxBxH, coded[0])
+    targets, scale = jax.tree.map(lambda a: a[first:], coded)
+    priors, targets_4xSxIxB = self._priors(params, targets, scale), targets.transpose(3, 1, 0, 2)
     weight_SxIxB = jnp.broadcast_to(
         weight_SxI[..., None], (*weight_SxI.shape, targets_4xSxIxB.shape[-1]))
-    def mean(*arguments):
-      return likelihood.mean_nats(*arguments, self.config.compute_dtype)
-    means_4xS = jax.vmap(jax.vmap(mean), (0, 0, 0, None))(
-        layers, y_4xSxIxBxQ[:, :, first:], targets_4xSxIxB[:, :, first:], weight_SxIxB)
+
+    def mean(layer, y_IxBxQ, targets_IxB, weight_IxB, prior):
+      return likelihood.mean_nats(layer, y_IxBxQ, targets_IxB, weight_IxB,
+                                  self.config.compute_dtype, prior)
+    means_4xS = jax.vmap(jax.vmap(mean), (0, 0, 0, None, 0))(
+        layers, y_4xSxIxBxQ[:, :, first:], targets_4xSxIxB, weight_SxIxB, priors)
     share_S = weight_SxI.sum(axis=1) / weight_SxI.sum()
     coarse, fine = jnp.split((means_4xS * share_S).sum(axis=1), 2)
     return {'coarse': coarse.sum(), 'fine': fine.sum()}
@@ -176,6 +182,9 @@ class Fused(subscale.Lanes):
     return (self._layers(params), units_IxSxBx4xQ.transpose(3, 1, 0, 2, 4),
             nibbles_IxSxBx4.transpose(3, 1, 0, 2))
 
+  def _priors(self, params, nibbles_IxSxBx4, scale_IxSxB):
+    """Slopes and ramps that are added to the logits, leading axes 4xS; none here."""
+
   def _layers(self, params):
     """All output layers as one, with leading axes 4xS."""
     stack = functools.partial(jax.tree.map, lambda *leaves: jnp.stack(leaves))
@@ -183,7 +192,7 @@ class Fused(subscale.Lanes):
                    for k in range(NIBBLES)])
 
   def _run(self, params, state, pcm_BxT, mel_BxFxM, input_noise=None):
-    """States WxBxH after each step, until the last lane is done, and nibbles IxSxBx4."""
+    """States WxBxH after each step, until the last lane is done, nibbles IxSxBx4, no scale."""
     samples = pcm_BxT.shape[1] - self.timing.ahead
     pcm_BxN = jnp.concatenate([state['pcm'], pcm_BxT], axis=1)
     nibbles_NxSxBx4 = split_nibbles(subscale.fold(pcm_BxN.T, self.lanes))
@@ -195,7 +204,7 @@ class Fused(subscale.Lanes):
                           nibbles_NxSxBx4.astype(x_WxBxH[0].dtype), input_noise)
     first = self.timing.past // self.lanes
     positions = -(-samples // self.lanes)
-    return h_WxBxH, nibbles_NxSxBx4[first:first + positions]
+    return h_WxBxH, nibbles_NxSxBx4[first:first + positions], None
 
   def _conditioning(self, params, mel_BxFxM, samples: int):
     """Gate inputs WxBxH of the steps that so many samples of all lanes take."""
@@ -226,7 +235,7 @@ class Fused(subscale.Lanes):
         for k in range(1, NIBBLES)]])
     own_WxBx4xSx2 = own_4xWxSxBx2.transpose(1, 3, 0, 2, 4)
     x_WxBxH = tuple(
-        _add_own(conditioning.add_inputs(x, inputs_WxBxE, w), own_WxBx4xSx2, own)
+        add_own(conditioning.add_inputs(x, inputs_WxBxE, w), own_WxBx4xSx2, own)
         for x, w, own in zip(x_WxBxH, jnp.split(params['samples'], 3, axis=1),
                              self._own_weights(params), strict=True))
     return cell.scan(self.rnn.recurrent(params), x_WxBxH, h_BxH.astype(x_WxBxH[0].dtype))
@@ -287,7 +296,7 @@ class Fused(subscale.Lanes):
       x_k = [v[k] for v in x]
       if k:
         own_BxSx2 = context.hear_value(join_nibbles(nibbles, k).astype(h_BxH.dtype).T, GAINS)
-        x_k = [_add_own(v, own_BxSx2, w[:, k]) for v, w in zip(x_k, own_weights, strict=True)]
+        x_k = [add_own(v, own_BxSx2, w[:, k]) for v, w in zip(x_k, own_weights, strict=True)]
       parts.append(cell.part(g_BxG, h_BxH, x_k, k, NIBBLES))
       logits_RxV = jnp.concatenate([
           likelihood.layer_logits(params['outputs'][str(s)][str(k)], y_BxQ,
@@ -308,7 +317,7 @@ def _past_inputs(heard):
   return found.reshape(*found.shape[:-3], -1)
 
 
-def _add_own(x_NxH, heard_NxSxI, weights_IxSxQ):
+def add_own(x_NxH, heard_NxSxI, weights_IxSxQ):
   """Gate inputs with the contributions of what each softmax's units hear of their own sample."""
   added = sum(heard_NxSxI[..., i, None] * weights_IxSxQ[i] for i in range(context.INPUTS))
   return x_NxH + added.reshape(x_NxH.shape)

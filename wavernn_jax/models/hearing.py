@@ -1,7 +1,7 @@
-"""What a step hears of the samples before it, and of what its bytes are.
+"""What a step hears of the samples before it, and what its two bytes stand for.
 
-`Bytes` is the paper's: the bytes of the last sample are heard and those of the next one
-are coded. `Residuals` codes what a prediction leaves (prediction.py). It hears the last
+`Bytes` is the paper's form: a step hears the bytes of the last sample and codes those of
+the next one. `Residuals` codes what a prediction leaves (prediction.py). It hears the last
 residuals over the scale σ that the spectrogram expects of them, with and without sign,
 and the last sample and the prediction over the level that it expects of samples: how
 loud the residual is depends on where in a period of pitch the waveform is.

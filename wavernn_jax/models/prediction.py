@@ -17,7 +17,7 @@ log-likelihood of the 16-bit audio. w is rounded to integers, so p̂_t is a sum 
 products: the same in every order of summation, on every engine.
 
 Nothing here is trained. Weights are solved in float64, whose rounding is far below
-that of the integers: another program gets the same ones from these equations.
+that of the integers, so another program gets the same weights from these equations.
 """
 
 import typing
@@ -55,8 +55,23 @@ class Filter(typing.NamedTuple):
 
 
 def offsets(taps: int) -> np.ndarray:
-  """The known samples of a model that draws in order: the last ones, −taps .. −1."""
+  """The known samples of a model that draws in order: the last `taps`, −taps .. −1."""
   return np.arange(-taps, 0)
+
+
+def known(lanes: int, step: int, horizon: int, offsets_D) -> np.ndarray:
+  """Which offsets are known when a sample of each lane is drawn (§4), bool SxD.
+
+  Args:
+    lanes: S; lane s has the samples S·i + s.
+    step: Δ: positions by which a lane is behind the one before.
+    horizon: F: positions ahead up to which a lane knows those before it.
+    offsets_D: in samples.
+  """
+  lane_Sx1 = np.arange(lanes)[:, None]
+  position_SxD, of_SxD = np.divmod(lane_Sx1 + offsets_D, lanes)
+  own_or_later_SxD = -1 - (of_SxD - lane_Sx1) * step
+  return position_SxD <= np.where(of_SxD < lane_Sx1, horizon, own_or_later_SxD)
 
 
 def spectral_filter(mel_NxM, known_LxD, offsets_D, mel: MelConfig) -> Filter:
@@ -64,19 +79,22 @@ def spectral_filter(mel_NxM, known_LxD, offsets_D, mel: MelConfig) -> Filter:
 
   Args:
     mel_NxM: log mel frames, any leading axes.
-    known_LxD: bool, which of the offsets are known to each lane (static).
-    offsets_D: in samples, ascending (static).
+    known_LxD: bool, which of the offsets are known to each lane (static): to each at
+      least what the one before it knows.
+    offsets_D: from a lane's own sample, ascending (static). Lanes are a sample apart.
     mel: their convention.
 
   Returns:
     A Filter with leading axes [..., L]; taps of what is not known are 0.
   """
   with jax.enable_x64(True):
-    lags = int(max(-offsets_D[0], offsets_D[-1] - offsets_D[0]))
-    r_NxK = autocorrelation(mel_NxM.astype(jnp.float64), lags, mel)
-    solved = [levinson(r_NxK, len(offsets_D)) if _is_past(offsets_D, known_D)
-              else solve(r_NxK, offsets_D, known_D) for known_D in known_LxD]
-    w_NxLxD, v_NxL = (jnp.stack(part, axis=mel_NxM.ndim - 1) for part in zip(*solved, strict=True))
+    lags = max(-offsets_D[0], offsets_D[-1] - offsets_D[0] + len(known_LxD) - 1)
+    r_NxK = autocorrelation(mel_NxM.astype(jnp.float64), int(lags), mel)
+    if _is_past(offsets_D, known_LxD):
+      w_NxD, v_N = levinson(r_NxK, len(offsets_D))
+      w_NxLxD, v_NxL = w_NxD[..., None, :], v_N[..., None]
+    else:
+      w_NxLxD, v_NxL = solve(r_NxK, offsets_D, known_LxD)
     return filter_of(w_NxLxD, v_NxL, jnp.broadcast_to(r_NxK[..., :1], v_NxL.shape), mel)
 
 
@@ -92,8 +110,10 @@ def _size(power_N, mel: MelConfig):
   return jnp.sqrt(power_N * (_FULL_SCALE**2 / window) + 1 / 12).astype(jnp.float32)
 
 
-def _is_past(offsets_D, known_D) -> bool:
-  return bool(known_D.all()) and np.array_equal(offsets_D, offsets(len(offsets_D)))
+def _is_past(offsets_D, known_LxD) -> bool:
+  """Whether there is one lane, which knows all last samples."""
+  return (len(known_LxD) == 1 and bool(known_LxD.all())
+          and np.array_equal(offsets_D, offsets(len(offsets_D))))
 
 
 def autocorrelation(mel_NxM, lags: int, mel: MelConfig):
@@ -139,16 +159,35 @@ def levinson(r_NxK, taps: int):
   return a_NxD[..., ::-1], v_N
 
 
-def solve(r_NxK, offsets_D, known_D):
-  """Weights [..., D] of any known samples, and v [...]; 0 where a sample is not known."""
-  d = offsets_D[known_D]
-  R_NxDxD = r_NxK[..., np.abs(d[:, None] - d)]
-  r_NxD = r_NxK[..., np.abs(d)]
-  factor = jnp.linalg.cholesky(R_NxDxD)
-  w_NxD = jax.scipy.linalg.cho_solve((factor, True), r_NxD[..., None])[..., 0]
-  v_N = r_NxK[..., 0] - (w_NxD * r_NxD).sum(-1)
-  spread = jnp.zeros((*w_NxD.shape[:-1], len(offsets_D)), w_NxD.dtype)
-  return spread.at[..., np.flatnonzero(known_D)].set(w_NxD), v_N
+def solve(r_NxK, offsets_D, known_LxD):
+  """Weights [..., L, D] of any known samples, and v [..., L]; 0 where one is not known.
+
+  One Cholesky factor serves all lanes: with the samples in the order in which lanes come
+  to know them, what a lane knows is a leading part of them, and the factor of a leading
+  part is the leading part of the factor.
+
+  Raises:
+    ValueError: if a lane does not know all that the one before it knows.
+  """
+  lane_L = np.arange(len(known_LxD))
+  at_LxD = lane_L[:, None] + offsets_D  # time, counted from the first lane's sample
+  at_A, first_A = np.unique(at_LxD[known_LxD], return_index=True)
+  at_A = at_A[np.argsort(first_A)]  # lane by lane
+  place_LxDxA = (at_LxD[..., None] == at_A) & known_LxD[..., None]
+  inside_LxA = np.arange(len(at_A)) < known_LxD.sum(axis=1)[:, None]
+  if (place_LxDxA.any(axis=1) != inside_LxA).any():
+    raise ValueError('lanes: each must know what the one before it knows.')
+  factor = jnp.linalg.cholesky(r_NxK[..., np.abs(at_A[:, None] - at_A)])
+
+  def divide(x_NxAxL, transpose):
+    return lax.linalg.triangular_solve(factor, x_NxAxL, left_side=True, lower=True,
+                                       transpose_a=transpose)
+  # Of a leading part, the forward substitution is that of all; the backward one is not.
+  half_NxAxL = divide(r_NxK[..., np.abs(at_A[:, None] - lane_L)], False) * inside_LxA.T
+  w_NxLxA = divide(half_NxAxL, True).swapaxes(-1, -2)
+  v_NxL = r_NxK[..., :1] - (half_NxAxL**2).sum(-2)
+  place_LxD = place_LxDxA.argmax(axis=-1)
+  return w_NxLxA[..., lane_L[:, None], place_LxD] * known_LxD, v_NxL
 
 
 def quantise(w_NxD):

@@ -84,6 +84,8 @@ def unskewed(x_WxS, step: int):
 
 
 def schedule(config: ModelConfig) -> Skew:
+  if config.prediction == 'spectral':  # no network, no blocks
+    return Skew(config.lanes, 1, context.Reach(0, config.horizon, ()))
   return Skew(config.lanes, config.context_block, context.reach(config))
 
 
@@ -113,7 +115,7 @@ def sample(rnn: wavernn.WaveRNN, params, state, mel_BxFxM, keys_Bx2, temperature
   time_IxSxB = (skew.lanes * state['index'] + skew.times(positions)[..., None])
   live_IxSxB = (time_IxSxB >= 0) & (time_IxSxB < state['end'])
   uniform_Ix2xR = uniforms(keys_Bx2, time_IxSxB)
-  x_IxRxH = [_rows(x) for x in _lane_gates(
+  x_IxRxH = [_rows(x) for x in lane_gates(
       params['conditioning'], mel_BxFxM, skew.times(positions), rnn.config, rnn.mel)]
   state = with_silence(params, state, rnn.config)
 
@@ -183,7 +185,7 @@ def lag(config: ModelConfig, mel: MelConfig) -> int:
   return math.ceil(config.lanes * schedule(config).delay / mel.hop)
 
 
-def _lane_gates(params, mel_BxFxM, times_IxS, config: ModelConfig, mel: MelConfig):
+def lane_gates(params, mel_BxFxM, times_IxS, config: ModelConfig, mel: MelConfig):
   """Gate inputs, three arrays IxSxBxH, of lanes that are at other times."""
   gates_FxBxG = conditioning.frame_gates(params, mel_BxFxM, config, mel)
   position_IxS = conditioning.frame_position(times_IxS, mel) + lag(config, mel)

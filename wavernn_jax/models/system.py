@@ -1,8 +1,8 @@
-"""What every model is to its callers: training, evaluation and the engines that sample it.
+"""The interface of models to their callers: training, evaluation and the engines.
 
-A model is a set of functions of parameters and state; it owns neither. Numbers of samples
-and frames that a caller must know stand in its `Timing`. Which entries a state has is the
-model's own affair: callers take it, keep it and hand it back.
+A model is a set of functions of parameters and state; it owns neither. The numbers of
+samples and frames that a caller must know are in its `Timing`. What a state holds is
+private to the model: callers take it, keep it and hand it back.
 """
 
 import dataclasses
@@ -13,15 +13,15 @@ from wavernn_jax.config import MelConfig, ModelConfig
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-  """Which samples and frames a model takes beside those of a block, and what it owes.
+  """The samples and frames that a model needs around a block, and how late its audio comes.
 
-  margin: mel frames before the first and after the last of a block that it depends on.
+  margin: mel frames before the first and after the last one of a block that matter to it.
   lanes: S, samples of a step; lane s has the samples s, s + S, .. (§4). 1 without lanes.
-  past: samples before a crop that it takes.
-  ahead: samples after a crop or block that its likelihood takes.
-  delay: samples by which those of `sample` are late: the first so many belong to no
-    utterance.
-  lag: frames before the margin that `sample` takes on account of that.
+  past: samples before a crop that it needs.
+  ahead: samples after a crop or block that its likelihood needs.
+  delay: samples by which the output of `sample` is late: it begins with that many samples
+    that belong to no utterance.
+  lag: further frames before the margin that `sample` needs because of the delay.
   """
 
   margin: int
@@ -33,15 +33,15 @@ class Timing:
 
   @property
   def around(self) -> tuple[int, int]:
-    """Frames before and after those of a block that `sample` takes."""
+    """Numbers of frames before and after those of a block that `sample` takes."""
     return self.lag + self.margin, self.margin
 
 
 class System(typing.Protocol):
   """A model. Parameters are a nested dict of arrays, states a dict of them.
 
-  Nats are {'coarse': .., 'fine': ..}, of the high and the low byte of a sample. Pcm is
-  int16, mels are log mels in the convention `mel`. Silence surrounds an utterance.
+  Nats are {'coarse': .., 'fine': ..}, for the high and the low byte of a sample. Pcm is
+  int16; mels are log mels in the convention `mel`. An utterance is surrounded by silence.
   """
 
   config: ModelConfig
@@ -52,7 +52,7 @@ class System(typing.Protocol):
     ...
 
   def frames(self, samples: int) -> int:
-    """Frames F of so many samples from a frame boundary on, with `margin` on both sides."""
+    """Frames F for `samples` samples from a frame boundary on, `margin` included on both sides."""
 
   def init(self, seed: int):
     """Parameters drawn from a seed, float32."""
@@ -61,32 +61,32 @@ class System(typing.Protocol):
     """The state of `nats` and `loss` at the start of an utterance."""
 
   def crop_state(self, past_BxN):
-    """The same at the start of a crop that `past` samples are known to precede."""
+    """The state of `nats` and `loss` at the start of a crop, given the `past` samples before it."""
 
   def sampling_state(self, batch: int):
     """The state of `sample` at the start of an utterance."""
 
   def ended(self, state, end_B):
-    """The state of `sample`, told how many samples the utterances have in all.
+    """The state of `sample`, told the total number of samples of each utterance.
 
-    For models that draw out of order: what lies beyond is silence to them.
+    It is for models that draw out of order: beyond the end they see silence.
     """
 
   def nats(self, params, state, pcm_BxT, mel_BxFxM):
     """Teacher-forced negative log-likelihood of each sample, and the state after them.
 
     Args:
-      params: of `init`.
-      state: of `initial_state`, `crop_state` or a previous call.
+      params: from `init`.
+      state: from `initial_state`, `crop_state` or the previous call.
       pcm_BxT: samples from a frame boundary on, and `ahead` more.
-      mel_BxFxM: `frames(T)` frames around them, T without those ahead.
+      mel_BxFxM: `frames(T)` frames around them; T does not count the samples ahead.
 
     Returns:
       Nats/sample BxT of each byte, in audio order, and the next state.
     """
 
   def loss(self, params, state, pcm_BxT, mel_BxFxM, burn_in: int = 0, input_noise=None):
-    """Means of `nats` over all samples but the first `burn_in`, fast to differentiate.
+    """Means of `nats` over all samples but the first `burn_in`, in a form fast to differentiate.
 
     Args:
       params, state, pcm_BxT, mel_BxFxM: as for `nats`.

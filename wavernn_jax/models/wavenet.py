@@ -118,7 +118,7 @@ class WaveNet:
     return 1 + sum(self.dilations)
 
   def frames(self, samples: int) -> int:
-    """Frames F that so many samples from a frame boundary on take, context included."""
+    """Frames F that `samples` samples from a frame boundary need, margin included."""
     return conditioning.frames(samples, self.config, self.mel)
 
   def init(self, seed: int):

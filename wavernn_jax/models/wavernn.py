@@ -89,8 +89,8 @@ def output_layer(inputs: int, projection: int, values: int, rngs: nnx.Rngs,
 class WaveRNN:
   """The model as functions of parameters and state (system.py).
 
-  The state is a dict: `h` BxH,
-  `sample` B, the last int16 sample, and `index` B, the samples before it.
+  The state is a dict: `h` BxH, `pcm` BxN, the last int16 samples, and `index` B, the
+  number of samples before the next one.
   """
 
   config: ModelConfig
@@ -102,11 +102,11 @@ class WaveRNN:
 
   @functools.cached_property
   def hearing(self):
-    """What its steps hear, and of what their bytes are."""
+    """What its steps hear, and what their bytes stand for."""
     return hearing.build(self.config, self.mel)
 
   def frames(self, samples: int) -> int:
-    """Frames F that so many samples from a frame boundary on take, context included."""
+    """Frames F that `samples` samples from a frame boundary need, margin included."""
     return conditioning.frames(samples, self.config, self.mel)
 
   def init(self, seed: int):
@@ -136,17 +136,7 @@ class WaveRNN:
     return state
 
   def nats(self, params, state, pcm_BxT, mel_BxFxM):
-    """Teacher-forced negative log-likelihood of each sample.
-
-    Args:
-      params: of `init`.
-      state: of `initial_state` or a previous call.
-      pcm_BxT: int16 samples from a frame boundary on.
-      mel_BxFxM: `frames(T)` frames around them.
-
-    Returns:
-      {'coarse': BxT, 'fine': BxT} in nats/sample, and the state after the last.
-    """
+    """Teacher-forced nats of each sample; see `System`."""
     h_TxBxH, heard = self._run(params, state, pcm_BxT, mel_BxFxM)
     priors = self.priors(params, heard.scale, heard.targets['coarse'])
     nats = self.byte_nats(params, h_TxBxH, heard.targets, priors=priors)
@@ -159,16 +149,7 @@ class WaveRNN:
     return {'pcm': pcm_BxN[:, -self.timing.past:], 'index': state['index'] + pcm_BxT.shape[1]}
 
   def loss(self, params, state, pcm_BxT, mel_BxFxM, burn_in: int = 0, input_noise=None):
-    """Means of `nats` over all samples but the first `burn_in`, fast to differentiate.
-
-    Args:
-      params, state, pcm_BxT, mel_BxFxM: as for `nats`.
-      burn_in: first samples of each crop that carry no loss.
-      input_noise: None, or noise TxBx3 added to the scaled bytes that are fed in.
-
-    Returns:
-      {'coarse': mean, 'fine': mean} in nats/sample.
-    """
+    """Means of `nats` after the first `burn_in` samples; see `System`."""
     h_TxBxH, heard = self._run(params, state, pcm_BxT, mel_BxFxM, input_noise)
     targets = {byte: t[burn_in:] for byte, t in heard.targets.items()}
     weight_TxB = jnp.ones_like(h_TxBxH[burn_in:, :, 0])

@@ -1,4 +1,4 @@
-"""Sampling: `open` gives the engine of a voice; stream.py makes audio with any."""
+"""Sampling: `open` returns an engine for a voice; stream.py makes audio with any engine."""
 
 import warnings
 
@@ -15,18 +15,18 @@ def open(voice: Voice, engine: str = 'auto', temperatures=(1.0, 1.0),
 
   Args:
     voice: of a run or an export.
-    engine: 'scan', 'cpu', 'pallas', or 'auto': cpu for exports that it can run where JAX
-      has no accelerator, else scan.
-    temperatures: of the coarse and the fine byte; 0 takes the most probable.
-    weights: type to which cpu and pallas pack a run; an export has its own.
-    batch: utterances at a time for which the kernel of pallas is compiled and checked.
+    engine: 'scan', 'cpu', 'pallas', or 'auto': cpu if JAX has no accelerator and the
+      voice is an export that cpu can run, else scan.
+    temperatures: for the coarse and the fine byte; 0 takes the most probable value.
+    weights: number type to which cpu and pallas pack a run; an export has its own.
+    batch: number of utterances that the kernel of pallas is compiled and checked for.
 
   Returns:
-    The engine; where a kernel of pallas cannot be used, with a warning that says why,
-    that of scan.
+    The engine. If the kernel of pallas cannot be used, a warning says why and scan is
+    returned in its place.
 
   Raises:
-    InputError: if the machine or the model is none for that engine.
+    InputError: if the machine or the model does not suit the engine.
   """
   block_frames = voice.config.evaluation.block_frames
   if engine == 'auto':

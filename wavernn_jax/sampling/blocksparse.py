@@ -1,7 +1,7 @@
 """Packing of block-sparse matrices (§3): only the kept blocks.
 
 A packed matrix of O outputs and N inputs in blocks of b_o x b_n (16x1 or 4x4)
-has O/b_o block rows. Its arrays, as they stand in an exported file:
+has O/b_o block rows. Its arrays, as in an exported file:
 
   offsets  uint32 [O/b_o + 1]      row r owns blocks offsets[r]:offsets[r + 1]
   indices  uint16|uint32 [K]       block column of each block, growing in a row

@@ -1,4 +1,4 @@
-"""Checks of an export's header and tensors; the format stands in export_format.py.
+"""Checks of an export's header and tensors; export_format.py describes the format.
 
 All functions raise ValueError (InputError is one) that says what is wrong.
 """
@@ -46,7 +46,7 @@ def _check_packing(found: dict) -> None:
 
 
 def config(found: dict, tensors: int) -> config_lib.Config:
-  """The configuration of a header, of sizes that a file of so many tensors may have.
+  """The configuration of a header; its sizes must suit the number of tensors in the file.
 
   What it does not say, as of training, has its default, or what goes with the model.
   """

@@ -1,4 +1,4 @@
-"""The jitted step under `lax.scan` as an engine: any model, any backend, any batch."""
+"""The engine that runs a model's step under `lax.scan`: any model, any backend, any batch."""
 
 import functools
 
@@ -19,14 +19,14 @@ class Sampler(Engine):
     """Args:
       model: of wavernn_jax.models.
       params: its parameters.
-      temperatures: of the coarse and the fine byte; 0 takes the most probable.
-      block_frames: frames a call.
-      unroll: samples made by one turn of the compiled loop; None for 1 on CPUs,
-        where more only lengthens the code, and 4 elsewhere, where each turn has
+      temperatures: for the coarse and the fine byte; 0 takes the most probable value.
+      block_frames: frames of one call.
+      unroll: samples made by one turn of the compiled loop. None stands for 1 on CPUs,
+        where more only lengthens the code, and for 4 elsewhere, where each turn has
         a fixed cost (not yet measured on a GPU).
-      donate: reuse the memory of the state that is given to `next_block`, which
-        must then not be used again. The samples are the same.
-      sample: a function in place of `model.sample`.
+      donate: reuse the memory of the state given to `next_block`, which must not be
+        used afterwards. The samples are the same.
+      sample: replaces `model.sample`.
     """
     self.model, self.params, self.block_frames = model, params, block_frames
     self._temperatures = np.asarray(temperatures, np.float32)

@@ -1,7 +1,7 @@
-"""Streams and batches of utterances, of any engine.
+"""Streams and batches of utterances with any engine.
 
-Audio is made in blocks of a fixed number of frames, whatever the chunks in which the
-mel arrives, so a stream is sample-identical to the call of the whole utterance.
+Audio is made in blocks of a fixed number of frames, however the mel is chunked, so a
+stream is sample-identical to one call for the whole utterance.
 """
 
 import numpy as np
@@ -13,17 +13,17 @@ from wavernn_jax.sampling.engine import Engine
 def stream(engine: Engine, mel_chunks, key_1x2):
   """Turns chunks of mel frames into chunks of audio as they arrive.
 
-  The concatenated output is sample-identical to `batch` of the concatenated mel, however
-  it is cut. It comes `engine.latency` seconds after its mel.
+  However the mel is cut, the concatenated output is sample-identical to `batch` of the
+  whole mel. Audio comes `engine.latency` seconds after its mel.
 
   Args:
-    engine: of `sampling.open`; it may serve many streams.
+    engine: from `sampling.open`; it may serve many streams.
     mel_chunks: iterable of log mels FxM, any F ≥ 0, in the model's convention.
-    key_1x2: of `draw.keys`.
+    key_1x2: from `draw.keys`.
 
   Yields:
-    int16 arrays of block_frames · hop samples, the last one shorter, and after a delay
-    also the first; F · hop samples in all.
+    int16 arrays of block_frames · hop samples, F · hop samples in all. The last one is
+    shorter, and so is the first one of a model with a delay.
 
   Raises:
     ValueError: if a chunk has another shape or holds NaN.
@@ -31,7 +31,7 @@ def stream(engine: Engine, mel_chunks, key_1x2):
   model, block = engine.model, engine.block_frames
   (before, _), delay = model.timing.around, model.timing.delay
   floor = np.full((before, model.mel.bands), audio.mel_floor(model.mel), np.float32)
-  waiting = floor  # what is before the next block, then frames not yet used
+  waiting = floor  # the frames before the next block, then those not used yet
   state, window, frames = engine.initial_state(1), engine.window, 0
   start, step = -delay, block * model.mel.hop  # of the next block's samples
   for chunk in mel_chunks:
@@ -64,13 +64,13 @@ def _frames(chunk, mel) -> np.ndarray:
 
 
 def batch(engine: Engine, mels, keys_Bx2, progress=lambda samples: None):
-  """Audio of several utterances of any lengths, all at a time.
+  """Samples several utterances of any lengths together.
 
   Args:
-    engine: of `sampling.open`.
+    engine: from `sampling.open`.
     mels: list of log mels FxM.
-    keys_Bx2: of `draw.keys`, one for each utterance.
-    progress: called with the samples of all utterances made by each block.
+    keys_Bx2: from `draw.keys`, one for each utterance.
+    progress: called after each block with the number of samples made.
 
   Returns:
     List of int16 arrays of F · hop samples.
@@ -92,7 +92,7 @@ def batch(engine: Engine, mels, keys_Bx2, progress=lambda samples: None):
 
 
 def padded_mels(mels, frames: int, around: tuple[int, int], mel) -> np.ndarray:
-  """Mels of any lengths as one BxFxM of so many frames and those around, silent beyond them."""
+  """Joins mels of any lengths into one BxFxM of `frames` and those around, padded with silence."""
   before, after = around
   padded = np.full((len(mels), before + frames + after, mel.bands), audio.mel_floor(mel),
                    np.float32)

@@ -1,8 +1,8 @@
-"""Synthesis of a corpus: idempotent, on any executor, failures reported file by file.
+"""Synthesis of a corpus: idempotent, on any executor, with failures reported file by file.
 
-An input is finished when its wav is there: a wav appears by a rename, complete.
-So that this cannot mix two models or two seeds, the output folder holds a record
-of what its audio was made with, `synthesis.json`, and others are refused.
+An input is finished when its wav exists, as a wav is renamed into place once it is
+complete. The output folder holds a record of the settings of its audio,
+`synthesis.json`, and refuses others: two models or two seeds are never mixed.
 """
 
 import codecs
@@ -22,13 +22,13 @@ _RECORD = 'synthesis.json'
 
 
 def find_inputs(path) -> dict[str, pathlib.Path]:
-  """Inputs by name: of a manifest (.txt), else as `sources.find_sources`.
+  """Inputs by name, from a manifest (.txt) or else by `sources.find_sources`.
 
-  A manifest has a line for each input: its path, relative to the manifest, and
-  after a tab, where the path does not do, its name.
+  A manifest has a line for each input: its path, relative to the manifest and,
+  after a tab, its name if that is not to follow from the path.
 
   Raises:
-    InputError: if there are none, or names that are no names or are given twice.
+    InputError: if there are none, or a name is invalid or given twice.
   """
   path = pathlib.Path(path)
   if path.suffix.lower() != '.txt' or not os.path.isfile(path):
@@ -52,15 +52,15 @@ def find_inputs(path) -> dict[str, pathlib.Path]:
 
 
 def _lines(path: pathlib.Path) -> list[str]:
-  """The lines of a manifest in UTF-8; names that are not UTF-8 as they are."""
+  """The lines of a manifest in UTF-8; file names that are not UTF-8 are kept as they are."""
   try:
     data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
   except OSError as error:
     raise InputError(f'--input={path}: cannot be read ({error.strerror}); give a text file '
                      'that you may read.') from error
   if b'\0' in data:
-    raise InputError(f'--input={path}: found bytes 0, as in UTF-16, expected a path in each '
-                     'line; save it as UTF-8.')
+    raise InputError(f'--input={path}: found NUL bytes, as in UTF-16, expected a path in '
+                     'each line; save it as UTF-8.')
   return os.fsdecode(data).splitlines()
 
 
@@ -72,17 +72,17 @@ def synthesize(inputs: dict[str, pathlib.Path], output, open_engine, mel: MelCon
   Args:
     inputs: of `find_inputs`.
     output: folder.
-    open_engine: gives the engine, in whatever process needs it; to be pickled.
+    open_engine: makes the engine in the process that needs it; must pickle.
     mel: convention of the model.
-    record: what tells the audio of these settings from that of others.
+    record: the settings that the audio depends on.
     executor: of executors.py.
-    seed: of the draws.
-    batch: utterances at a time.
-    overwrite: also anew what is there, whatever it was made with.
+    seed: of the random numbers.
+    batch: number of utterances at a time.
+    overwrite: replace existing audio, whatever its settings.
 
   Returns:
     engine, files, skipped, failed (name -> reason), audio_seconds; seconds of sampling and
-    compile_seconds, added over workers; realtime_factor of a worker.
+    compile_seconds, summed over workers; realtime_factor of one worker.
 
   Raises:
     InputError: if the folder cannot be written or holds audio of other settings,
@@ -92,7 +92,7 @@ def synthesize(inputs: dict[str, pathlib.Path], output, open_engine, mel: MelCon
   _make_folders(output, inputs)
   with files.lock(output / '.lock', f'--output={output}: another process writes there'):
     _check_record(output, inputs, record, overwrite)
-    files.remove_unfinished(output, '.wav')
+    files.remove_unfinished(output, '.wav', _RECORD)
     waiting = [name for name in inputs if not os.path.exists(_wav(output, name))]
     job = ChunkSynthesis(open_engine, mel, output, seed, min(batch, len(inputs)))
     totals = dict.fromkeys(('audio_seconds', 'seconds', 'compile_seconds'), 0.0)
@@ -105,7 +105,7 @@ def synthesize(inputs: dict[str, pathlib.Path], output, open_engine, mel: MelCon
       failed |= outcome.value['failed']
       engine = outcome.value['engine'] or engine
       totals = {name: total + outcome.value[name] for name, total in totals.items()}
-    files.remove_unfinished(output, '.wav')
+    files.remove_unfinished(output, '.wav', _RECORD)
   done = sum(os.path.exists(_wav(output, name)) for name in waiting)
   factor = totals['audio_seconds'] / totals['seconds'] if totals['seconds'] else None
   return {'engine': engine, 'files': done, 'skipped': len(inputs) - len(waiting),
@@ -114,20 +114,20 @@ def synthesize(inputs: dict[str, pathlib.Path], output, open_engine, mel: MelCon
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-  """What a job synthesises: (name, path) of inputs of similar size."""
+  """The inputs of one job, (name, path), which are of similar size."""
 
   inputs: tuple
   title: str
 
 
 class ChunkSynthesis:
-  """The job: a Chunk -> what it did. Keeps its engine from one chunk to the next."""
+  """The job that synthesises a Chunk. It keeps its engine from one chunk to the next."""
 
   def __init__(self, open_engine, mel: MelConfig, output: pathlib.Path, seed: int, batch: int):
     self._open_engine, self._mel, self._output = open_engine, mel, output
     self._seed, self._batch = seed, batch
     self._engine = None
-    self._full = ''  # why nothing more can be written
+    self._full = ''  # the reason once nothing more can be written
 
   def __call__(self, chunk: Chunk) -> dict:
     sources, failed = self._read(self._missing(chunk))
@@ -153,12 +153,12 @@ class ChunkSynthesis:
             'seconds': time.perf_counter() - start if sources else 0.0}
 
   def _missing(self, chunk: Chunk) -> list:
-    """Inputs that an attempt which ended early has not done."""
+    """Inputs without a wav: an earlier attempt may have made some."""
     return [(name, path) for name, path in chunk.inputs
             if not os.path.exists(_wav(self._output, name))]
 
   def _read(self, inputs) -> tuple[list[sources_lib.Source], dict[str, str]]:
-    """Sources, and why others are none; none of either once the disk is full."""
+    """Sources, and by name why others cannot be used; both empty once the disk is full."""
     sources, failed = [], {}
     for name, path in inputs if not self._full else ():
       try:
@@ -170,7 +170,7 @@ class ChunkSynthesis:
     return sources, failed
 
   def _open(self) -> float:
-    """Seconds that it takes to make the engine ready, which is done once."""
+    """Makes the engine ready the first time; returns the seconds that this took."""
     start = time.perf_counter()
     if self._engine is None:
       self._engine = self._open_engine()
@@ -196,11 +196,11 @@ def _make_folders(output: pathlib.Path, inputs) -> None:
 
 
 def _check_record(output: pathlib.Path, inputs, record: dict, overwrite: bool) -> None:
-  """Makes the folder one of these settings, or finds that it is."""
+  """Records the settings in the folder, or checks that it already holds these."""
   present = [name for name in inputs if os.path.exists(_wav(output, name))]
   for name in present:
     if os.path.exists(inputs[name]) and _wav(output, name).samefile(inputs[name]):
-      raise InputError(f'--output={output}: {inputs[name]} itself would be written; give another '
+      raise InputError(f'--output={output}: would overwrite the input {inputs[name]}; give another '
                        'folder.')
   if overwrite:
     for name in present:
@@ -213,8 +213,8 @@ def _check_record(output: pathlib.Path, inputs, record: dict, overwrite: bool) -
     before = None
   record = json.loads(json.dumps(record))  # as it is read back
   if present and before is None:
-    raise InputError(f'--output={output}: holds {present[0]}.wav, but no {_RECORD} that says what '
-                     'it was made with; give another folder, or --overwrite.')
+    raise InputError(f'--output={output}: holds {present[0]}.wav, but no {_RECORD} that says how '
+                     'it was made; give another folder, or --overwrite.')
   if before not in (None, record) and not overwrite:
     changed = ', '.join(f'{k}: {before.get(k)!r} there, {v!r} here'
                         for k, v in record.items() if before.get(k) != v)
@@ -224,7 +224,7 @@ def _check_record(output: pathlib.Path, inputs, record: dict, overwrite: bool) -
 
 
 def _chunks(inputs, names, size: int) -> list[Chunk]:
-  """Inputs of similar size together: a batch takes as long as its longest."""
+  """Groups inputs of similar size, because a batch takes as long as its longest input."""
   def order(name):
     path = inputs[name]
     return path.suffix.lower(), -os.path.getsize(path) if os.path.exists(path) else 0, name

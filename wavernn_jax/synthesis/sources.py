@@ -1,4 +1,4 @@
-"""From recordings or mel spectrograms to wav files, several at a time."""
+"""Reads recordings or mel spectrograms, and synthesises several at a time."""
 
 import contextlib
 import dataclasses
@@ -19,9 +19,9 @@ from wavernn_jax.sampling.engine import Engine
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """One input: its log mel, where its audio goes, and how long that is."""
+  """One input: its name, its log mel, and the length of its audio."""
 
-  name: str  # relative to the input folder, without suffix; identifies its draws
+  name: str  # relative to the input folder, without suffix; determines its random numbers
   mel_FxM: np.ndarray
   samples: int
 
@@ -34,13 +34,13 @@ class Source:
 def find_sources(path) -> dict[str, pathlib.Path]:
   """Inputs by name: one file, or the wav, flac and npy files below a folder.
 
-  Where STEM.npy and STEM.wav stand side by side, the mel is taken.
+  If STEM.npy and STEM.wav lie side by side, the mel is taken.
 
   Raises:
     InputError: if there is nothing to synthesise.
   """
   path = pathlib.Path(path)
-  # Of os.path, which takes a name that is too long as one of nothing.
+  # os.path, because it treats a name that is too long as one that does not exist.
   if os.path.exists(path) and not os.path.isdir(path):
     files.check_regular(path, 'a recording, a .npy mel, a manifest or a folder')
     return {path.stem: path}
@@ -59,7 +59,7 @@ def load_source(name: str, path: pathlib.Path, mel: MelConfig) -> Source:
   """Reads one input.
 
   Raises:
-    InputError: if it is no audio, no log mel of this convention, or too short.
+    InputError: if it is neither audio nor a log mel of this convention, or too short.
   """
   if path.suffix.lower() == '.npy':
     mel_FxM = mel_files.read_mel(path, mel, slack=mel_files.UNDERSHOOT)
@@ -75,8 +75,8 @@ def synthesize(engine: Engine, sources: list[Source], seed: int, batch: int,
                title: str = 'synthesis'):
   """Yields (source, int16 pcm), longest first, `batch` at a time, with a progress bar.
 
-  What an utterance sounds like depends on its name, the seed and, through the
-  rounding of products only, on the batch size.
+  The audio of an utterance depends on its name, the seed and, only through the
+  rounding of products, on the batch size.
   """
   mel = engine.model.mel
   ordered = sorted(sources, key=lambda s: -len(s.mel_FxM))
@@ -94,7 +94,7 @@ def synthesize(engine: Engine, sources: list[Source], seed: int, batch: int,
 
 @contextlib.contextmanager
 def progress_bar(samples: int, mel: MelConfig, what: str):
-  """A bar over seconds of audio; yields a function that is told of samples done."""
+  """A progress bar in seconds of audio; yields a function to call with samples done."""
   seconds = samples / mel.sample_rate
   with tqdm.tqdm(total=seconds, desc=what, dynamic_ncols=True,
                  bar_format='{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s of audio '

@@ -1,14 +1,17 @@
-"""Checkpoints (orbax, asynchronous): everything a run needs to go on.
+"""Checkpoints (orbax, asynchronous): everything that a run needs to continue.
 
 A checkpoint holds the train state (weights, EMA, optimiser, masks, step), the
 position of the data iterator and the config with its mel convention. Orbax
-writes into a temporary folder and renames it when it is complete, so a kill
-at any moment leaves the previous checkpoints as they were. A seal (seals.py)
-then says what its files hold, and a checkpoint that differs is left out.
+writes into a temporary folder and renames it once it is complete, so a kill
+at any moment leaves earlier checkpoints as they were. A seal (seals.py) then
+records what its files hold, and a checkpoint that differs from it is not used.
+Opening a run reads nothing of a checkpoint but its valid NLL, where there is one.
 """
 
 import contextlib
 import hashlib
+import json
+import math
 import pathlib
 import shutil
 import warnings
@@ -17,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from wavernn_jax import models
 from wavernn_jax.config import Config, differences, to_dict
@@ -26,6 +28,19 @@ from wavernn_jax.training import seals, step as step_lib, workdir as workdir_lib
 from wavernn_jax.voice import Voice
 
 _METRIC = 'valid_nll'
+
+
+class _Kept:
+  """Which steps stay, as orbax asks for it: the last `keep`, and the best."""
+
+  def __init__(self, keep: int, best):
+    self._keep, self._best = keep, best
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    del context
+    last = len(checkpoints) - self._keep
+    best = self._best()
+    return [i >= last or info.step == best for i, info in enumerate(checkpoints)]
 
 
 class Checkpoints:
@@ -39,9 +54,9 @@ class Checkpoints:
                of_first=lambda function: function()):
     """Args:
       workdir: of the run.
-      keep: how many of the last steps stay.
-      read_only: leave everything as it is.
-      of_first: calls a function in the first process; its value in all of them.
+      keep: number of last checkpoints to keep.
+      read_only: change nothing in the folder.
+      of_first: calls a function in the first process and returns its value in all.
     """
     self._of_first = of_first
     self._folder = pathlib.Path(workdir).resolve() / 'checkpoints'
@@ -51,16 +66,17 @@ class Checkpoints:
     self._sealer = seals.Sealer()
     if self._writes:
       self._undo_replacement()
-    policy = checkpoint_managers.AnyPreservationPolicy([
-        checkpoint_managers.LatestN(keep),
-        checkpoint_managers.BestN(
-            get_metric_fn=lambda metrics: metrics[_METRIC], reverse=True, n=1,
-            keep_checkpoints_without_metrics=False)])
-    self._manager = ocp.CheckpointManager(
-        self._folder, options=ocp.CheckpointManagerOptions(
-            preservation_policy=policy, create=not read_only, read_only=read_only,
-            cleanup_tmp_directories=not read_only, enable_async_checkpointing=True,
-            best_fn=lambda metrics: metrics[_METRIC], best_mode='min'))
+    self._options = ocp.CheckpointManagerOptions(
+        preservation_policy=_Kept(keep, self.best), create=not read_only, read_only=read_only,
+        cleanup_tmp_directories=not read_only, enable_async_checkpointing=True,
+        # It is to write valid NLLs, not to read them: it stops at one that is damaged.
+        best_fn=lambda metrics: metrics[_METRIC], lightweight_initialize=True)
+    self._open()
+
+  def _open(self) -> None:
+    """Looks for the steps that there are."""
+    self._manager = ocp.CheckpointManager(self._folder, options=self._options)
+    self._nlls = self._read_nlls()
 
   def latest(self) -> int | None:
     """The step of the last complete checkpoint, None if there is none."""
@@ -68,17 +84,32 @@ class Checkpoints:
 
   def best(self) -> int | None:
     """The step of the best evaluated checkpoint, or the last if none was evaluated."""
-    best = self._manager.best_step()
-    return self.latest() if best is None else best
+    steps = [s for s in self._manager.all_steps() if s in self._nlls]
+    return min(steps, key=lambda s: (self._nlls[s], -s), default=self.latest())
 
   def evaluated(self, step: int) -> bool:
     """Whether a step was saved with its valid NLL."""
-    return self._manager.metrics(step) is not None
+    return step in self._nlls
+
+  def _read_nlls(self) -> dict[int, float]:
+    """The valid NLL of each step that has one that can be read."""
+    found = {}
+    for step in self._manager.all_steps():
+      with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        text = (self._folder / str(step) / 'metrics' / 'metrics').read_text()
+        if math.isfinite(nll := json.loads(text)[_METRIC]):
+          found[step] = nll
+    return found
+
+  def _reopen(self) -> None:
+    """Takes note of folders that were renamed."""
+    self._manager.close()
+    self._open()
 
   def save(self, state, data_state, config: Config, valid_nll: float | None = None) -> None:
-    """Starts to save; raises what an earlier save met.
+    """Starts a save; raises the error of an earlier one.
 
-    A step that is there already is saved again only if its valid NLL has come since.
+    A step that is already saved is saved again only if it now has a valid NLL.
 
     Raises:
       InputError: if a save failed, as on a full disk. Earlier checkpoints stand.
@@ -96,22 +127,24 @@ class Checkpoints:
         state=ocp.args.StandardSave(jax.tree.map(jnp.copy, state)),
         data=ocp.args.JsonSave(data_state),
         config=ocp.args.JsonSave(to_dict(config)))
-    metrics = None if valid_nll is None else {_METRIC: valid_nll}
+    metrics = None
+    if valid_nll is not None:
+      metrics, self._nlls[step] = {_METRIC: valid_nll}, valid_nll
     with self._reporting(f'checkpoint of step {step}'):
       self._manager.save(step, args=args, metrics=metrics, force=True)
     if self._writes:
       self._sealer.start(self._folder / str(step))
 
   def _set_aside(self, step: int) -> None:
-    """Takes a checkpoint out of the way of one that replaces it."""
+    """Moves a checkpoint out of the way of one that replaces it."""
     def rename():
       self._replaced.mkdir(exist_ok=True)
       (self._folder / str(step)).rename(self._replaced / str(step))
     self._of_first(rename)
-    self._manager.reload()
+    self._reopen()
 
   def _undo_replacement(self) -> None:
-    """Removes what was set aside; puts it back where what replaces it is not complete."""
+    """Removes checkpoints that were set aside; restores one whose replacement is incomplete."""
     for old in self._replaced.iterdir() if self._replaced.is_dir() else ():
       if not (self._folder / old.name).exists():
         old.rename(self._folder / old.name)
@@ -120,29 +153,37 @@ class Checkpoints:
   def resume(self, like_state):
     """(train state, data iterator state) of the newest intact step; None if there is no step.
 
-    Damaged newer ones are moved to RUN/damaged.
+    Damaged ones are moved to RUN/damaged.
 
     Raises:
       InputError: if there are checkpoints but none is intact.
     """
     def choose():
       step = self.newest_intact()
-      for newer in (s for s in self._manager.all_steps() if s > (step or 0)):
-        damaged = self._folder.with_name('damaged')
-        damaged.mkdir(exist_ok=True)
-        (self._folder / str(newer)).rename(damaged / f'{newer}.{len(list(damaged.iterdir()))}')
+      for other in self._manager.all_steps() if step else ():
+        reason = other < step and seals.damage(self._folder / str(other))
+        if reason:
+          warnings.warn(f'{self._folder}/{other}: is damaged ({reason}) and was moved to '
+                        f'{self._folder.with_name("damaged")}.', stacklevel=2)
+        if reason or other > step:
+          self._move_away(other)
       return step
     step = self._of_first(choose)
-    self._manager.reload()
+    self._reopen()
     return None if step is None else self.restore(like_state, step)
+
+  def _move_away(self, step: int) -> None:
+    damaged = self._folder.with_name('damaged')
+    damaged.mkdir(exist_ok=True)
+    (self._folder / str(step)).rename(damaged / f'{step}.{len(list(damaged.iterdir()))}')
 
   def newest_intact(self, first: int | None = None) -> int | None:
     """The newest step whose files are as they were written; None if there is no step.
 
-    Each one that is not is named in a warning.
+    A warning names each damaged one that is passed over.
 
     Args:
-      first: a step to take before the newest.
+      first: a step to prefer to the newest.
 
     Raises:
       InputError: if there are checkpoints but none is intact.
@@ -165,7 +206,7 @@ class Checkpoints:
     return None
 
   def restore(self, like_state, step: int | None = None):
-    """(train state, data iterator state) of a step, by default the last.
+    """(train state, data iterator state) of a step, by default of the last one.
 
     Raises:
       InputError: if its files cannot be read as a checkpoint of such a state.
@@ -198,13 +239,13 @@ class Checkpoints:
       self._undo_replacement()
 
   def _complete(self) -> int | None:
-    """As `latest`, from the disk: the manager counts saves that are under way or failed."""
+    """As `latest`, but from the disk: the manager also counts unfinished and failed saves."""
     steps = [int(p.name) for p in self._folder.iterdir() if p.name.isdigit()]
     return max(steps, default=None)
 
   @contextlib.contextmanager
   def _reporting(self, what: str):
-    """Turns whatever a save raises into one clear error."""
+    """Turns anything that a save raises into one clear error."""
     try:
       yield
     except Exception as error:
@@ -212,7 +253,7 @@ class Checkpoints:
       raise InputError(
           f'{self._folder}: {what} could not be saved ({type(error).__name__}: … {reason}). '
           f'The last complete checkpoint is of step {self._complete()}; '
-          'free disk space or mend the folder and run the same command again to go on '
+          'free disk space or repair the folder and run the same command again to go on '
           'from it.') from error
     finally:
       self._sealer.finish()
@@ -226,8 +267,8 @@ def load(workdir, expected: Config | None = None) -> Voice:
     expected: a config whose model and mel convention the run must share.
 
   Raises:
-    InputError: if there is no complete checkpoint, its EMA is not finite, or the run is
-      of another config.
+    InputError: if there is no complete checkpoint, its EMA is not finite, or the run has
+      another config.
   """
   config = workdir_lib.read_config(workdir)
   if expected is not None:
@@ -274,5 +315,5 @@ def check_same_model(where, found: Config, expected: Config) -> None:
   if changed:
     listed = ', '.join(f'--{n}: {old!r} there, {new!r} here' for n, (old, new) in
                        changed.items())
-    raise InputError(f'{where}: its weights are of another config: {listed}. Set these '
-                     'fields to the values there.')
+    raise InputError(f'{where}: its weights belong to another config: {listed}. Set '
+                     'these fields to the values there.')

@@ -1,4 +1,4 @@
-"""What a run leaves for people: metrics.jsonl, TensorBoard events, a progress bar."""
+"""The records of a run for people: metrics.jsonl, TensorBoard events, a progress bar."""
 
 import contextlib
 import json
@@ -15,8 +15,8 @@ from wavernn_jax.errors import InputError
 class Journal:
   """Appends rows to RUN/metrics.jsonl and TensorBoard events beside it.
 
-  Rows after `step`, of a part of the run that was lost, are dropped first: the
-  file always shows one uninterrupted curve.
+  Rows after `step` belong to a part of the run that was lost. They are dropped first,
+  so that the file always shows one uninterrupted curve.
   """
 
   def __init__(self, workdir, step: int):
@@ -60,7 +60,7 @@ class Nothing:
 
 
 def read_rows(path) -> list[dict]:
-  """Rows of a metrics.jsonl; a last line that a kill cut short is left out."""
+  """The rows of a metrics.jsonl, without a last line that a kill cut short."""
   path = pathlib.Path(path)
   rows = []
   for line in path.read_text().splitlines() if path.exists() else []:
@@ -72,7 +72,7 @@ def read_rows(path) -> list[dict]:
 
 
 class Progress:
-  """Steps, audio trained a second, NLL and time left, on one line, where `shown`."""
+  """One line with steps, speed, NLL and time left, if `shown`."""
 
   def __init__(self, first: int, last: int, samples_per_step: int, sample_rate: int,
                shown: bool = True):
@@ -86,7 +86,7 @@ class Progress:
     self._bar.update()
 
   def report(self, step: int, metrics: dict[str, float]) -> float:
-    """Shows metrics; returns samples trained a second since the last report."""
+    """Shows metrics; returns samples trained per second since the last report."""
     now = time.perf_counter()
     rate = (step - self._step) / (now - self._since)
     self._since, self._step = now, step
@@ -96,7 +96,7 @@ class Progress:
     return rate * self._samples
 
   def pause(self, step: int) -> None:
-    """Leaves the time since the last report out of the next rate."""
+    """Excludes the time since the last report from the next rate."""
     self._since, self._step = time.perf_counter(), step
 
   def write(self, text: str) -> None:

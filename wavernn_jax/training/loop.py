@@ -9,15 +9,15 @@ from wavernn_jax.training import run as run_lib, stopping, workdir as workdir_li
 
 
 def train(config: Config, workdir) -> int:
-  """Trains, or goes on with, the run in `workdir`; returns the last step done.
+  """Starts or continues the run in `workdir`; returns the last step done.
 
-  SIGTERM and SIGINT save a checkpoint and return early; in a world of several
-  processes one that gets the signal is enough. An evaluation is then abandoned, and
-  made up for when the run goes on.
+  On SIGTERM or SIGINT it saves a checkpoint and returns early; in a world of several
+  processes it is enough that one gets the signal. An evaluation under way is abandoned
+  and repeated when the run continues.
 
   Raises:
-    InputError: for bad input, before anything is written, and if the loss or
-      a gradient stops being finite.
+    InputError: for bad input, before anything is written, and when the loss or
+      a gradient is no longer finite.
     world.LostPeer: if another process of the world went away.
   """
   with world.noticing_lost_peers():
@@ -55,7 +55,7 @@ def _train(run, config: Config) -> None:
 
 
 def _claim(workdir, config: Config, train_set):
-  """The lock of the run, which the first process of a world holds."""
+  """The lock of the run; the first process of a world holds it."""
   if not world.is_first():
     return contextlib.nullcontext()
   return workdir_lib.claim(workdir, config, workdir_lib.corpus_digest(train_set))

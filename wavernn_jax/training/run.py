@@ -1,4 +1,4 @@
-"""A run: its state, batches, checkpoints and journal, and what can be done with them."""
+"""A run: its state, batches, checkpoints and journal, and the operations on them."""
 
 import functools
 import pathlib
@@ -25,10 +25,10 @@ class Diverged(InputError):
 
 
 class Run:
-  """One run, of one process or of many; `step` is the last one done."""
+  """One run, in one process or many; `step` is the last step done."""
 
   def __init__(self, config: Config, workdir, train_set, valid_set, told_to_stop):
-    """`told_to_stop`: true once this process was."""
+    """`told_to_stop`: true once this process has been told to stop."""
     self.config, self.workdir = config, pathlib.Path(workdir)
     self.model, mesh = models.build(config), world.data_mesh()
     self._told_to_stop, self.stop = told_to_stop, stopping.stop(told_to_stop, mesh)
@@ -50,7 +50,7 @@ class Run:
         config.mel.sample_rate, world.is_first())
 
   def _resumed(self):
-    """The state of the last checkpoint, None for a run without one."""
+    """The state of the last checkpoint, None if there is none."""
     found = self.checkpoints.resume(
         step_lib.abstract_state(self.model, self.config, self._replicated))
     if found is None:
@@ -66,7 +66,7 @@ class Run:
         self.stop.wrap(step), donate_argnums=0, out_shardings=self._replicated)
 
   def missed_evaluation(self) -> bool:
-    """Whether a stop came before the evaluation that was due at this step."""
+    """Whether a stop prevented the evaluation that was due at this step."""
     train = self.config.train
     due = self.step and (self.step % train.eval_every == 0 or self.step == train.steps)
     return bool(due) and not self.checkpoints.evaluated(self.step)
@@ -85,7 +85,8 @@ class Run:
     except Exception:
       if not self._told_to_stop:
         raise
-      # A signal to the whole group ended the workers too; others may wait for our part.
+      # A signal to the process group ended the workers, too; other processes may be
+      # waiting for our part of the batch.
       self.batches.set_state(self.batches.get_state())
       crops = next(self.batches)
     return world.split(crops, self._split)
@@ -116,14 +117,14 @@ class Run:
     self.progress.pause(self.step)
 
   def finish(self) -> None:
-    """Saves the last step, and waits until that is on disk."""
+    """Saves the last step and waits until it is on disk."""
     self.save()
     self.checkpoints.wait()
     if self.stop:
       self.progress.write(f'stopped at step {self.step}; the same command goes on from there.')
 
   def close(self, wait: bool) -> None:
-    """`wait`: for what is being saved, which in a world takes all processes."""
+    """`wait`: for saves under way, which in a world need all processes."""
     self.progress.close()
     self.journal.close()
     self.batches.close()

@@ -1,9 +1,9 @@
-"""Checksums of a checkpoint's files, beside them: a changed bit does not go unnoticed.
+"""Checksums beside the files of a checkpoint, so that no changed bit goes unnoticed.
 
-A seal is the file `seal` in the folder of a checkpoint: a line with the digest of what
-follows, then a JSON object with the size and the digest of every file. It is written as
-soon as the checkpoint is complete, after all its files have reached the disk. Checkpoints
-of earlier versions have none, nor do those whose process was killed in that moment.
+A seal is the file `seal` in the folder of a checkpoint: a line with the digest of the
+rest, then a JSON object with the size and the digest of every file. It is written as
+soon as the checkpoint is complete and all its files have reached the disk. Checkpoints
+of earlier versions have no seal, nor has one whose process was killed at that moment.
 """
 
 import contextlib
@@ -69,7 +69,7 @@ def _digest(data: bytes) -> str:
 
 
 class Sealer:
-  """Seals a checkpoint in a thread of its own once its folder has taken its name."""
+  """Seals a checkpoint in a thread of its own, once its folder has its final name."""
 
   def __init__(self):
     self._thread, self._given_up = None, threading.Event()
@@ -84,11 +84,11 @@ class Sealer:
     while not folder.is_dir():
       if self._given_up.wait(_POLL_SECONDS) and not folder.is_dir():
         return
-    with contextlib.suppress(OSError, ValueError):  # without a seal it is merely not checked
+    with contextlib.suppress(OSError, ValueError):  # without a seal it is just not checked
       write(folder)
 
   def finish(self) -> None:
-    """Returns once the seal is written; call when the save has ended, well or not."""
+    """Returns once the seal is written. Call it when the save has ended, even by an error."""
     self._given_up.set()
     if self._thread is not None:
       self._thread.join()

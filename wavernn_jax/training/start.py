@@ -1,4 +1,4 @@
-"""What a new run begins with: random weights, or those of another run or of an export."""
+"""The weights that a new run begins with: random, or from another run or an export."""
 
 import pathlib
 import warnings
@@ -17,7 +17,7 @@ from wavernn_jax.training import checkpoints, step as step_lib
 def first_state(config: Config):
   """The train state before the first step.
 
-  Blocks that are pruned in `config.init_from` are so from the start.
+  Blocks that are pruned in `config.init_from` are pruned from the start.
 
   Raises:
     InputError: as `read`.
@@ -30,7 +30,7 @@ def first_state(config: Config):
 
 
 def read(config: Config):
-  """The weights of `config.init_from`, which is a run or an export, and their masks.
+  """The weights and masks of `config.init_from`, a run or an export.
 
   Raises:
     InputError: if it is neither, damaged, or of another model or mel convention.
@@ -51,7 +51,7 @@ def read(config: Config):
 
 
 def _kept_pruned(masks, source, params, config: Config):
-  """The masks of this run, without the blocks of which the source has nothing."""
+  """The masks of this run, without the blocks that are pruned in the source."""
   lost = []
 
   def one(path, leaf, mask, found):
@@ -67,12 +67,12 @@ def _kept_pruned(masks, source, params, config: Config):
       one, params, masks, source, is_leaf=lambda leaf: leaf is None)
   if lost:
     warnings.warn(f'--config.init_from={config.init_from}: {", ".join(lost)} are pruned there and '
-                  'grow dense here; set --config.pruning.… to keep them sparse.', stacklevel=2)
+                  'become dense here; set --config.pruning.… to keep them sparse.', stacklevel=2)
   return kept
 
 
 def _in_blocks(mask, shape, blocks):
-  """A mask of any block size as one of so many blocks, true where any weight is kept."""
+  """A mask in the given number of blocks, true where a block keeps any weight."""
   for axis, (n, count) in enumerate(zip(shape, mask.shape, strict=True)):
     mask = np.repeat(mask, n // count, axis=axis)
   rows, columns = blocks

@@ -30,9 +30,9 @@ def optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformati
 def initial_state(params, config: Config):
   """The train state: a dict of pytrees, all of it checkpointed.
 
-  `masks` has the keys of `params`, None where a leaf is not pruned.
-  `sums` are metrics summed since the last step that was logged, and
-  `nonfinite_step` is the first step whose loss or gradient was not finite, or −1.
+  `masks` has the keys of `params`, None where a leaf is not pruned. `sums` holds the
+  metrics summed since the last logged step. `nonfinite_step` is the first step whose
+  loss or gradient was not finite, or −1.
   """
   return {
       'step': jnp.zeros((), jnp.int32),
@@ -59,7 +59,7 @@ def input_noise(key, batch: int, config: Config):
 
 
 def flipped(key, pcm_BxN):
-  """Crops of which a random half has the other polarity; their mel is the same."""
+  """Inverts the polarity of a random half of the crops, which leaves their mels as they are."""
   sign_B = jax.random.rademacher(key, (len(pcm_BxN),), jnp.int32)
   return jnp.clip(pcm_BxN * sign_B[:, None], -2**15, 2**15 - 1).astype(jnp.int16)
 
@@ -67,8 +67,8 @@ def flipped(key, pcm_BxN):
 def crop_loss(model, params, batch, config: Config):
   """Mean nats/sample of a batch of crops, and its coarse and fine parts.
 
-  `batch` is of `crops.crop_batches`, with `noise` of `input_noise` if any. The
-  state at the start of a crop is zero, as in the paper; the first
+  `batch` comes from `crops.crop_batches`, with the `noise` of `input_noise` if there is
+  any. The state at the start of a crop is zero, as in the paper; the first
   `config.train.burn_in` samples, which suffer from that, carry no loss.
   """
   pcm, mel_BxFxM = crops.crop_inputs(batch, config.mel)
@@ -95,9 +95,9 @@ def accumulated(value_and_grad, batch, count: int):
 def ema_decay(step, config: Config):
   """Decay of the average of the weights at a step.
 
-  Early weights are forgotten sooner: they are far from any good average. So are
-  those from before the masks changed: without the blocks that are now gone, an
-  average with them was 0.5 nats/sample worse than the weights themselves.
+  Early weights are forgotten sooner, as they are far from any good average. So are
+  weights from before the last change of masks: an average that included them, without
+  the blocks that are now gone, was 0.5 nats/sample worse than the weights themselves.
   """
   since = step - pruning.last_change(step, config.pruning)
   return jnp.minimum(config.optimizer.ema_decay, (1.0 + since) / (10.0 + since))
@@ -106,9 +106,9 @@ def ema_decay(step, config: Config):
 def gradients(model, config: Config, params, masks, batch, mesh=None):
   """((loss, its parts), gradients) of a batch that is split over the devices of a mesh.
 
-  Every device runs the program of a single one on its own crops, and the means of
-  all meet in the end: XLA would otherwise gather activations, whose (T, B) are
-  joined to rows, and have all devices do the output layers of all.
+  Each device runs the program of a single device on its own crops; at the end the means
+  of all are averaged. Left to itself XLA would gather the activations, because (T, B)
+  are merged into rows, and each device would compute the output layers of all.
   """
   def of_crops(params, masks, crops):
     def loss(params, crops):
@@ -125,11 +125,11 @@ def gradients(model, config: Config, params, masks, batch, mesh=None):
 def train_step(model, config: Config, state, batch, mesh=None):
   """One update. Returns the new state and the metrics of the steps since the last log.
 
-  With a mesh the batch is split over its devices and the state is on all of
-  them. Metrics are means over those steps; NLLs in nats/sample.
+  With a mesh the batch is split over its devices and the state is replicated on
+  them. Metrics are means over those steps; NLLs are in nats/sample.
 
-  A step whose loss or gradient is not finite changes no weights: the guard in
-  the loop then stops with weights that are still good.
+  A step whose loss or gradient is not finite changes no weights, so that the guard in
+  the loop stops with weights that are still good.
   """
   step = state['step']
   key = jax.random.fold_in(jax.random.key(config.train.seed), step)

@@ -1,4 +1,4 @@
-"""When to stop: on a signal to this process, or to any other of its world."""
+"""When to stop: on a signal to this process or to any other in its world."""
 
 import signal
 
@@ -35,7 +35,7 @@ def stop(mine, mesh: Mesh):
   """Whether to stop, for one process or many.
 
   Args:
-    mine: true once this process was told to stop.
+    mine: true once this process has been told to stop.
     mesh: of `world.data_mesh`.
   """
   return Alone(mine) if jax.process_count() == 1 else Together(mine, mesh)
@@ -56,7 +56,7 @@ class Alone:
     return compiled(state, batch)
 
   def agree(self) -> bool:
-    """Whether any process was told to stop by now; all must call it together."""
+    """Whether any process has been told to stop by now; all must call it together."""
     return bool(self._mine)
 
   def __bool__(self):
@@ -89,7 +89,7 @@ class Together:
     return self._stopping
 
   def flags(self):
-    """The flags of this moment, one a device."""
+    """The current flags, one for each device."""
     mine = np.full(jax.local_device_count(), bool(self._mine), np.int32)
     return jax.make_array_from_process_local_data(self._sharding, mine)
 

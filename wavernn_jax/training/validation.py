@@ -1,6 +1,6 @@
-"""What a run looks at between its steps: likelihood of the valid split, and copies to hear.
+"""Evaluations during a run: the likelihood of the valid split, and copies to listen to.
 
-Both end early, at a block of frames, when the process is told to stop.
+Both end early, after the current block of frames, when the process is told to stop.
 """
 
 import numpy as np
@@ -18,13 +18,13 @@ class _Abandoned(Exception):
 
 
 class Validation:
-  """The valid split under the weights of a step."""
+  """Evaluates the valid split with the weights of a step."""
 
   def __init__(self, model, config: Config, valid_set, told_to_stop, stop):
     """Args:
       model, config: of the run.
       valid_set: utterances.
-      told_to_stop: true once this process was.
+      told_to_stop: true once this process has been told to stop.
       stop: of `stopping.stop`.
     """
     self._config = config
@@ -33,9 +33,9 @@ class Validation:
     self._engine = scan.Sampler(model, None, block_frames=config.evaluation.block_frames)
 
   def likelihood(self, params) -> dict | None:
-    """nll, nll_coarse and nll_fine in nats/sample; None if any process was told to stop.
+    """nll, nll_coarse and nll_fine in nats/sample; None if any process is told to stop.
 
-    Every process takes its share of the utterances, longest first, a batch at a time.
+    Each process scores its share of the utterances, longest first, a batch at a time.
     """
     index, count = world.share()
     order = np.argsort([-u.samples for u in self._utterances], kind='stable')
@@ -53,7 +53,7 @@ class Validation:
     return {name: result[name] for name in ('nll', 'nll_coarse', 'nll_fine')}
 
   def _nats(self, params, chosen) -> dict:
-    """Sums of nats of some utterances; of none if this process was told to stop meanwhile."""
+    """Sums of nats of some utterances, or nothing if this process is told to stop meanwhile."""
     try:
       self._go_on()
       self._engine.params = params

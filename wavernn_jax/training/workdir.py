@@ -1,4 +1,4 @@
-"""The folder of a run: which run it holds, and that only one process writes it."""
+"""The folder of a run: records which run it holds, and lets only one process write."""
 
 import contextlib
 import fcntl
@@ -10,8 +10,8 @@ from wavernn_jax import config as config_lib, files
 from wavernn_jax.config import Config
 from wavernn_jax.errors import InputError
 
-# Changing these between a stop and a resume changes no weight, beyond the rounding
-# of sums by train.accumulate.
+# These may change between a stop and a resume: no weight depends on them, but for the
+# rounding of sums by train.accumulate.
 _FREE = ('config.data.dir', 'config.data.workers', 'config.data.cache_mb', 'config.data.check',
          'config.train.accumulate', 'config.train.eval_every',
          'config.train.save_every', 'config.train.keep', 'config.evaluation.')
@@ -20,7 +20,7 @@ _FREE = ('config.data.dir', 'config.data.workers', 'config.data.cache_mb', 'conf
 def corpus_digest(utterances) -> str:
   """A digest of the decoded training audio, whatever the names and the order.
 
-  Empty, and then not compared, where files were not decoded (config.data.check).
+  Empty, and then not compared, if files were not decoded (config.data.check).
   """
   if not all(u.digest for u in utterances):
     return ''
@@ -31,7 +31,7 @@ def corpus_digest(utterances) -> str:
 
 
 def order_digest(*splits) -> str:
-  """A digest of utterances in their order, also where files were not decoded."""
+  """A digest of utterances in their order, even if files were not decoded."""
   digest = hashlib.blake2b(digest_size=16)
   for u in (u for utterances in splits for u in utterances):
     digest.update(f'{u.name}\0{u.samples}\0'.encode() + u.digest)
@@ -39,9 +39,9 @@ def order_digest(*splits) -> str:
 
 
 def claim(workdir, config: Config, corpus: str):
-  """Makes the folder this run's, or finds that it already is; returns its lock.
+  """Claims the folder for this run, new or continued; returns its lock.
 
-  Keep the returned file open: another process that claims the folder fails.
+  While the returned file is open, another process cannot claim the folder.
 
   Raises:
     InputError: if the folder holds another run or other files, is in use or
@@ -53,10 +53,11 @@ def claim(workdir, config: Config, corpus: str):
       workdir.mkdir(parents=True, exist_ok=True)
       lock = unless_claimed.enter_context(open(workdir / '.lock', 'w'))
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      files.remove_unfinished(workdir, 'run.json')
       _write_run(workdir, config, corpus)
     except BlockingIOError as error:
-      raise InputError(f'--workdir={workdir}: another process trains in it; stop that one '
-                       'or give another folder.') from error
+      raise InputError(f'--workdir={workdir}: another process is training in it; stop that '
+                       'process or give another folder.') from error
     except OSError as error:
       raise InputError(f'--workdir={workdir}: cannot be written ({error.strerror}); give a '
                        'folder that you may write to, with space left.') from error
@@ -69,8 +70,8 @@ def _write_run(workdir: pathlib.Path, config: Config, corpus: str) -> None:
   if path.exists():
     corpus = _check_same_run(path, config, corpus)
   elif others := sorted(p.name for p in workdir.iterdir() if not p.name.startswith('.')):
-    raise InputError(f'--workdir={workdir}: holds {others[:5]} but no run.json, so it is no '
-                     'run of this program; give a new or empty folder.')
+    raise InputError(f'--workdir={workdir}: holds {others[:5]} but no run.json, so it is '
+                     'not a run of this program; give a new or empty folder.')
   values = {'config': config_lib.to_dict(config), 'corpus': corpus}
   files.write_text(path, json.dumps(values, indent=1))
 
@@ -78,7 +79,7 @@ def _write_run(workdir: pathlib.Path, config: Config, corpus: str) -> None:
 def _check_same_run(path: pathlib.Path, config: Config, corpus: str) -> str:
   """Returns the corpus digest to keep."""
   found = _read(path)
-  # Through from_dict: fields that the run's version lacked have their defaults.
+  # from_dict gives fields that an older version lacked their defaults.
   before = config_lib.to_dict(config_lib.from_dict(found['config']))
   changed = {
       name: values for name, values in config_lib.differences(
@@ -92,7 +93,7 @@ def _check_same_run(path: pathlib.Path, config: Config, corpus: str) -> str:
   if corpus and found['corpus'] and found['corpus'] != corpus:
     raise InputError(
         f'{path.parent}: was trained on other audio than --config.data.dir holds now; '
-        'restore the files, or start a new run with --config.init_from to go on with these.')
+        'restore the files, or use --config.init_from to start a new run on these.')
   return corpus or found['corpus']
 
 

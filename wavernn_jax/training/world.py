@@ -1,8 +1,8 @@
-"""One process or many that train one model: joining, and what they must agree on.
+"""The world: the processes, one or many, that train one model together.
 
-Data parallel: one mesh over all devices of all processes. Parameters are
+Data parallel: one mesh covers all devices of all processes. Parameters are
 replicated, the global batch is split, and XLA sums the gradients. All
-processes run the same program; only the first writes.
+processes run the same program; only the first one writes files.
 """
 
 import contextlib
@@ -23,29 +23,29 @@ from wavernn_jax.errors import InputError
 # Seconds without a sign of life after which a process counts as dead; JAX then
 # ends the others. A connection that closes, as by kill -9, is noticed at once.
 _HEARTBEAT = 30
-# Processes may have these of their own.
+# Fields that may differ between processes.
 _LOCAL = ('dir', 'workers', 'cache_mb')
 
 
 class LostPeer(InputError):
-  """Another process of the world is gone; nothing that needs all of them ends any more."""
+  """Another process of the world is gone, so operations that need all of them would hang."""
 
 
 def join(coordinator: str | None = None, processes: int | None = None,
          process: int | None = None) -> None:
-  """Makes this process part of a world, where the flags or a cluster say that it is.
+  """Joins a world of several processes if the flags or a cluster describe one.
 
-  Must come before anything else touches a device. Does nothing where no flag is
-  given and no cluster with several tasks is found.
+  Call it before anything else touches a device. Does nothing if no flag is given
+  and no cluster with several tasks is found.
 
   Args:
-    coordinator: HOST:PORT of process 0, or 'auto' for what JAX finds by itself, as
-      on TPU pods whose environment does not name their hosts.
-    processes: how many there are.
-    process: the index of this one.
+    coordinator: HOST:PORT of process 0, or 'auto' to let JAX find it, as on TPU pods
+      whose environment does not name their hosts.
+    processes: their number.
+    process: index of this one.
 
   Raises:
-    InputError: if the three do not fit together or the others cannot be reached.
+    InputError: if the three are inconsistent or the other processes cannot be reached.
   """
   given = {'--coordinator': coordinator, '--num_processes': processes, '--process_id': process}
   if coordinator == 'auto' or (coordinator is None and _in_cluster()):
@@ -58,8 +58,8 @@ def join(coordinator: str | None = None, processes: int | None = None,
              'process_id': process, 'cluster_detection_method': 'deactivate'}
   try:
     jax.distributed.initialize(**where, heartbeat_timeout_seconds=_HEARTBEAT)
-    # On CPUs the first operation that needs all processes gives each 30 s to come: now
-    # they are together, and not where one has compiled or decoded longer than another.
+    # On CPUs the first operation that needs all processes waits 30 s for each. Do it now
+    # that they have just met, not after one has compiled or decoded longer than another.
     gather('')
   except (RuntimeError, ValueError) as error:
     named = ', '.join(f'{n}={v}' for n, v in given.items() if v is not None)
@@ -96,8 +96,8 @@ def _in_cluster() -> bool:
 
 
 def leave(code: int) -> None:
-  """Ends this process. In a world at once: an orderly end would wait for all others,
-  who wait for this one."""
+  """Ends this process, in a world at once: an orderly exit would wait for all others,
+  which wait for this one."""
   sys.stdout.flush()
   sys.stderr.flush()
   if jax.distributed.is_initialized():
@@ -116,12 +116,12 @@ def is_first() -> bool:
 
 
 def share() -> tuple[int, int]:
-  """(index of this process, how many there are)."""
+  """(index of this process, number of processes)."""
   return jax.process_index(), jax.process_count()
 
 
 def may_wait_for_others(error: BaseException) -> bool:
-  """Whether all can still end together after an error: not where a process may be gone."""
+  """Whether it is safe to wait for the others after an error: not if one may be gone."""
   return _alone() or not isinstance(error, jax.errors.JaxRuntimeError)
 
 
@@ -136,7 +136,7 @@ def data_mesh() -> Mesh:
 
 
 def replicate(tree, sharding):
-  """Values that every process has -> the same values on all devices."""
+  """Puts values that every process holds on all devices."""
   if _alone():
     return jax.device_put(tree, sharding)
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(
@@ -144,12 +144,12 @@ def replicate(tree, sharding):
 
 
 def split(tree, sharding):
-  """This process's piece of a global batch -> its part of the batch on all devices."""
+  """Makes a global batch, split over all devices, from the piece of each process."""
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
 
 
 def local(tree):
-  """Replicated values on this process's first device, for what it computes alone."""
+  """Replicated values on this process's first device, for work that it does alone."""
   return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
@@ -159,21 +159,21 @@ def check_devices(config: Config) -> None:
   if devices != jax.process_count() * jax.local_device_count():
     raise InputError(f'process {jax.process_index()} has {jax.local_device_count()} of {devices} '
                      f'devices in {jax.process_count()} processes; expected the same number in '
-                     'each.')
+                     'each process.')
   if train.batch % (devices * train.accumulate):
     parts = f'{devices} devices'
     if train.accumulate > 1:
       parts += f' × {train.accumulate} micro-batches (--config.train.accumulate)'
     raise InputError(f'--config.train.batch: found {train.batch}, expected a multiple of '
-                     f'{devices * train.accumulate}: {parts}. It is the batch of all devices '
-                     'together.')
+                     f'{devices * train.accumulate}: {parts}. It counts the crops of all '
+                     'devices together.')
 
 
 # Agreement
 
 
 def gather(text: str) -> list[str]:
-  """The text of every process, in their order."""
+  """The texts of all processes, in order of their index."""
   if _alone():
     return [text]
   data = np.frombuffer(text.encode(), np.uint8)
@@ -184,7 +184,7 @@ def gather(text: str) -> list[str]:
 
 
 def add_up(values: np.ndarray) -> np.ndarray:
-  """The sum of a float64 array over all processes, the same bits in each."""
+  """The sum of a float64 array over all processes, bit-identical in each."""
   if _alone():
     return values
   # As 32-bit words: JAX would round float64 to float32.
@@ -193,7 +193,7 @@ def add_up(values: np.ndarray) -> np.ndarray:
 
 
 def together(function):
-  """The value of `function()`; what it raises as InputError in one process, all raise."""
+  """The value of `function()`. An InputError in one process is raised in all of them."""
   value, problem = None, ''
   try:
     value = function()
@@ -211,9 +211,9 @@ def together(function):
 
 
 def of_first(function):
-  """The value of `function()`, called in the first process only, in all of them.
+  """Calls `function()` in the first process only; all of them get its value.
 
-  Values are what JSON holds; an InputError is raised by all.
+  The value must fit JSON. An InputError is raised in all processes.
   """
   value = together(lambda: function() if is_first() else None)
   return json.loads(gather(json.dumps(value))[0])
@@ -223,7 +223,7 @@ def check_agreement(config: Config, corpus: str) -> None:
   """Raises InputError unless all processes have the same config and training audio.
 
   Args:
-    config: of this process; where its files are and how it reads them may differ.
+    config: of this process; the place of its files and how it reads them may differ.
     corpus: a digest of the audio in its order.
   """
   values = to_dict(config)
@@ -243,7 +243,7 @@ def check_agreement(config: Config, corpus: str) -> None:
 
 
 def check_shared(path) -> None:
-  """Raises InputError unless a file that the first process has just written is all's."""
+  """Raises InputError unless all processes see a file that the first has just written."""
   def written():
     try:
       with open(path) as file:  # opening asks the server of a network file system again
@@ -272,5 +272,5 @@ def noticing_lost_peers():
       raise
     raise LostPeer(
         f'process {jax.process_index()} of {jax.process_count()} lost another one '
-        f'({str(error).splitlines()[0][:200]}). See what ended that one, then start all of them '
+        f'({str(error).splitlines()[0][:200]}). Find out what ended it, then start all of them '
         'again with the same command: training goes on from the last checkpoint.') from error

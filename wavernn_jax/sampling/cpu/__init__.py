@@ -6,6 +6,7 @@
   loop.py         the loop over samples, and teacher forcing by the same step
   hear.py         what a step hears; predictions of samples
   step.py         one sample: gates, output layers, draws
+  int16.py        sums of products of int16 vectors
   kernels.py      products with packed matrices
   layout.py       packed matrices in the order in which a step reads them
   simd.py         vectors of 16 numbers in numba functions

@@ -13,12 +13,12 @@ from numba.extending import overload, register_jitable
 import numpy as np
 
 from wavernn_jax.models import hearing
-from wavernn_jax.sampling.cpu import kernels, simd
-from wavernn_jax.sampling.cpu.simd import LANES, splat
+from wavernn_jax.sampling.cpu import int16, simd
+from wavernn_jax.sampling.cpu.simd import WIDTH, splat
 
 BYTE_STEP = np.float32(1 / 255)
 RESIDUALS, BOUND = hearing.RESIDUALS, np.float32(hearing.BOUND)
-TAPS = 2 * LANES  # a prediction reads so many samples at a time
+TAPS = 2 * WIDTH  # a prediction reads so many samples at a time
 _MIDDLE = np.float32(2**15 - 127.5)  # less 256 c: the middle of a coarse byte's residuals
 
 
@@ -84,11 +84,11 @@ def _wrapped(x):
 @register_jitable
 def _predict(p, place, frame, pcm):
   """What is known of the sample at a place of `pcm` that is nearest to a frame."""
-  total = kernels.no_products()
+  total = int16.no_products()
   for k in range(0, p.width, TAPS):
-    total = kernels.add_products(p.taps, frame * p.width + k, pcm, place - p.width + k, total)
+    total = int16.add_products(p.taps, frame * p.width + k, pcm, place - p.width + k, total)
   shift = np.int64(simd.item(p.shifts, frame))
-  total = (np.int64(kernels.sum_of_products(total)) + ((1 << shift) >> 1)) >> shift
+  total = (np.int64(int16.sum_of_products(total)) + ((1 << shift) >> 1)) >> shift
   return Now(min(max(total, -32768), 32767), simd.item(p.scales, frame),
              simd.item(p.levels, frame), simd.item(p.slopes, frame))
 
@@ -158,7 +158,7 @@ def _terms(now, tape, pcm, place, left, right):  # pylint: disable=unused-argume
         (splat(left), splat(right), splat(_bounded(last / now.level)),
          splat(_bounded(predicted / now.level))),
         (splat(abs(a)), splat(abs(b)), splat(abs(c)), splat(abs(d))),
-        (LANES * (a < 0), LANES * (2 + (b < 0)), LANES * (4 + (c < 0)), LANES * (6 + (d < 0))))
+        (WIDTH * (a < 0), WIDTH * (2 + (b < 0)), WIDTH * (4 + (c < 0)), WIDTH * (6 + (d < 0))))
   return of_residuals
 
 

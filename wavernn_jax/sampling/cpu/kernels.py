@@ -23,7 +23,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload, register_jitable
 import numpy as np
 
-from wavernn_jax.sampling.cpu import simd, simd_math
+from wavernn_jax.sampling.cpu import int16, simd, simd_math
+from wavernn_jax.sampling.cpu.int16 import PAIR
 from wavernn_jax.sampling.cpu.simd import (
   F32X16,
   I8,
@@ -31,12 +32,11 @@ from wavernn_jax.sampling.cpu.simd import (
   I32,
   I32X16,
   I64,
-  LANES,
+  WIDTH,
   f32x16,
   i32x16,
 )
 
-PAIR = 2 * LANES  # weights
 INT8_MAX = 127
 INTEGERS = (types.int8, types.int16)
 
@@ -71,8 +71,8 @@ def _weights(builder, kind, values, pair):
   """Both blocks of a pair as float vectors."""
   if kind.dtype == types.float32:
     start = builder.mul(pair, I64(PAIR))
-    return [simd.load_as(builder, values, builder.add(start, I64(k)), F32X16) for k in (0, LANES)]
-  start = builder.mul(pair, I64(LANES))
+    return [simd.load_as(builder, values, builder.add(start, I64(k)), F32X16) for k in (0, WIDTH)]
+  start = builder.mul(pair, I64(WIDTH))
   words = simd.load_as(builder, values, start, I32X16)
   low = builder.shl(words, simd.constant(I32X16, 16))
   high = builder.and_(words, simd.constant(I32X16, -65536))
@@ -85,7 +85,7 @@ def is_integer(matrix):
 
 
 def _int16_weights(builder, kind, values, pair):
-  """A pair of integer blocks as 32 int16, the two blocks in alternate lanes."""
+  """A pair of integer blocks as 32 int16, the two blocks in alternate elements."""
   start = builder.mul(pair, I64(PAIR))
   if kind.dtype == types.int16:
     return simd.load_as(builder, values, start, ir.VectorType(I16, PAIR))
@@ -93,52 +93,13 @@ def _int16_weights(builder, kind, values, pair):
   return builder.sext(weights, ir.VectorType(I16, PAIR))
 
 
-def _multiply_neighbours(context, builder, a_2L, b_2L, total_L):
-  """total[i] + a[2i] * b[2i] + a[2i + 1] * b[2i + 1], int16 into int32.
-
-  x86 has this as one instruction, which LLVM's generic form below misses.
-  """
-  name, width = _pmaddwd(context)
-  if not name:
-    def half(vector, start):
-      lanes = simd.shuffle(builder, vector, vector, range(start, PAIR, 2))
-      return builder.sext(lanes, I32X16)
-    even, odd = (builder.mul(half(a_2L, k), half(b_2L, k)) for k in (0, 1))
-    return builder.add(total_L, builder.add(even, odd))
-  kind = ir.FunctionType(
-      ir.VectorType(I32, width // 2), [ir.VectorType(I16, width)] * 2)
-  function = cgutils.get_or_insert_function(builder.module, kind, name)
-  parts = []
-  for start in range(0, PAIR, width):
-    lanes = range(start, start + width)
-    parts.append(builder.call(
-        function, [simd.shuffle(builder, v, v, lanes) for v in (a_2L, b_2L)]))
-  while len(parts) > 1:
-    parts = [simd.shuffle(builder, a, b, range(2 * a.type.count))
-             for a, b in zip(parts[::2], parts[1::2], strict=False)]
-  return builder.add(total_L, parts[0])
-
-
-def _pmaddwd(context):
-  """The widest such instruction of the target: its name and int16 lanes."""
-  triple, _, features = context.codegen().magic_tuple()
-  features = features.split(',')
-  if not triple.startswith('x86_64'):
-    return None, 0
-  if '+avx512bw' in features:
-    return 'llvm.x86.avx512.pmaddw.d.512', 32
-  if '+avx2' in features:
-    return 'llvm.x86.avx2.pmadd.wd', 16
-  return 'llvm.x86.sse2.pmadd.wd', 8
-
-
 def _tile(builder, a, b):
-  """32 lanes from two int16 vectors, `a` in even lanes, `b` in odd."""
+  """32 elements from two int16 vectors, `a` in even elements, `b` in odd."""
   width = a.type.count
-  lanes = [k // 2 % width + width * (k % 2) for k in range(PAIR)]
+  elements = [k // 2 % width + width * (k % 2) for k in range(PAIR)]
   if width == PAIR:  # constant vectors: x86 broadcasts from memory for nothing
-    lanes = [k + PAIR * (k % 2) for k in range(PAIR)]
-  return simd.shuffle(builder, a, b, lanes)
+    elements = [k + PAIR * (k % 2) for k in range(PAIR)]
+  return simd.shuffle(builder, a, b, elements)
 
 
 def _activations(builder, x, index, width):
@@ -156,11 +117,11 @@ def _add_pair(context, builder, values_type, values, pair, x, indices, width,
   a, b = (_activations(builder, x, index, width) for index in indices)
   if values_type.dtype in INTEGERS:
     weights = _int16_weights(builder, values_type, values, pair)
-    total = _multiply_neighbours(
+    total = int16.multiply_neighbours(
         context, builder, weights, _tile(builder, a, b), totals[0])
     return [total, totals[1]]
   weights = _weights(builder, values_type, values, pair)
-  tiles = [simd.shuffle(builder, v, v, [k % width for k in range(LANES)])
+  tiles = [simd.shuffle(builder, v, v, [k % width for k in range(WIDTH)])
            for v in (a, b)]
   return [simd.call(builder, 'llvm.fmuladd.v16f32', *operands)
           for operands in zip(weights, tiles, totals, strict=False)]
@@ -206,7 +167,7 @@ def add_dense_pair(typingctx, values, x, pair, column, total0, total1):  # pylin
     if signature.args[0].dtype in INTEGERS:
       neighbours = simd.broadcast(
           builder, simd.load_as(builder, x, start, I32))
-      total = _multiply_neighbours(
+      total = int16.multiply_neighbours(
           context, builder, _int16_weights(builder, signature.args[0], values, pair),
           builder.bitcast(neighbours, ir.VectorType(I16, PAIR)), totals[0])
       totals = [total, totals[1]]
@@ -246,40 +207,8 @@ def scaled(matrix, total, row, unit):
 def _scaled(matrix, total, row, unit):  # pylint: disable=unused-argument
   if is_integer(matrix):
     return lambda matrix, total, row, unit: total * (
-        simd.load(matrix.scales, row * LANES) * simd.splat(unit))
+        simd.load(matrix.scales, row * WIDTH) * simd.splat(unit))
   return lambda matrix, total, row, unit: total
-
-
-# Products of two int16 arrays, for predictions.
-
-
-@intrinsic
-def no_products(typingctx):  # pylint: disable=unused-argument
-  """An empty sum."""
-  def codegen(context, builder, signature, args):
-    return ir.Constant(I32X16, None)
-  return i32x16(), codegen
-
-
-@intrinsic
-def add_products(typingctx, a, i, b, j, total):  # pylint: disable=unused-argument
-  """A sum with 32 products more, those of a[i] and b[j] and on, modulo 2^32."""
-  def codegen(context, builder, signature, args):
-    a, i, b, j, total = args
-    vectors = [simd.load_as(builder, *at, ir.VectorType(I16, PAIR)) for at in ((a, i), (b, j))]
-    return _multiply_neighbours(context, builder, *vectors, total)
-  return i32x16(a, types.uintp, b, types.uintp, i32x16), codegen
-
-
-@intrinsic
-def sum_of_products(typingctx, total):  # pylint: disable=unused-argument
-  """An int32, in any order of summation the same."""
-  def codegen(context, builder, signature, args):
-    kind = ir.FunctionType(I32, [I32X16])
-    function = cgutils.get_or_insert_function(
-        builder.module, kind, 'llvm.vector.reduce.add.v16i32')
-    return builder.call(function, args)
-  return types.int32(total), codegen
 
 
 # Rows of 16 outputs.
@@ -353,5 +282,5 @@ def _row_dot(matrix, x, row, unit):  # pylint: disable=unused-argument
 def product(matrix, x, y, unit):
   """y [O] = matrix times x [N]."""
   m, activations, out = simd.borrow(matrix), simd.borrow(x), simd.borrow(y)
-  for row in range(len(y) // LANES):
-    simd.store(out, row * LANES, row_dot(m, activations, row, unit))
+  for row in range(len(y) // WIDTH):
+    simd.store(out, row * WIDTH, row_dot(m, activations, row, unit))

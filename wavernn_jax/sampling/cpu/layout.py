@@ -14,7 +14,7 @@ import numpy as np
 from wavernn_jax.sampling import blocksparse
 from wavernn_jax.sampling.cpu import kernels
 
-LANES = 16
+WIDTH = 16
 LEVELS = 256
 _ALIGNMENT, _HUGE_PAGE = 64, 1 << 21  # bytes
 
@@ -142,10 +142,10 @@ def stream(*matrices):
   if len(kinds) > 1:
     raise ValueError(f'matrices read together must be of one kind, not {kinds}')
   (outputs, inputs), block, dtype = kinds.pop()
-  if outputs % LANES or inputs > 1 << 16:
+  if outputs % WIDTH or inputs > 1 << 16:
     raise ValueError(
         f'a matrix of {outputs} outputs and {inputs} inputs; the sampler needs '
-        f'a multiple of {LANES} outputs and at most {1 << 16} inputs')
+        f'a multiple of {WIDTH} outputs and at most {1 << 16} inputs')
   values, indices, counts, scales = _interleave(matrices)
   if block == (16, 1) and (counts == inputs).all() and inputs % 2 == 0:
     return kernels.Dense(_interleave_pairs(values, dtype), inputs // 2, scales)
@@ -165,7 +165,7 @@ def _interleave(matrices):
   block = matrices[0].block
   outputs, rows = matrices[0].shape[0], matrices[0].shape[0] // block[0]
   order = np.arange(len(matrices) * rows).reshape(
-      len(matrices), outputs // LANES, LANES // block[0])
+      len(matrices), outputs // WIDTH, WIDTH // block[0])
   order = order.transpose(1, 0, 2).ravel()
   counts = np.concatenate([np.diff(m.offsets.astype(np.int64)) for m in matrices])
   starts = np.cumsum(counts) - counts
@@ -212,7 +212,7 @@ def _pad_rows(values, indices, counts, group):
   starts = np.concatenate([[0], np.cumsum(groups)])
   shift = group * starts[:-1] - (np.cumsum(counts) - counts)
   where = np.arange(len(values)) + np.repeat(shift, counts)
-  padded = np.zeros((group * starts[-1], LANES), values.dtype)
+  padded = np.zeros((group * starts[-1], WIDTH), values.dtype)
   inputs = np.zeros(group * starts[-1], np.uint32)
   padded[where], inputs[where] = values, indices
   return padded, inputs, starts.astype(np.uint32)
@@ -260,9 +260,9 @@ def _input_table(weights, units, current):
   for of_value, of_size in zip(weights.input[:residuals], weights.input[residuals:], strict=False):
     rows += [of_size + of_value, of_size - of_value]
   rows = [row if row is current else row[:, units] for row in rows]
-  table = aligned((rows[0].shape[1] // LANES, 3, 2 + len(rows), LANES), np.float32)
+  table = aligned((rows[0].shape[1] // WIDTH, 3, 2 + len(rows), WIDTH), np.float32)
   for term, row_3xU in enumerate(rows, start=2):
-    table[:, :, term] = np.reshape(row_3xU, (3, -1, LANES)).swapaxes(0, 1)
+    table[:, :, term] = np.reshape(row_3xU, (3, -1, WIDTH)).swapaxes(0, 1)
   return table
 
 
@@ -285,7 +285,7 @@ def build(weights):
 def _check_sizes(weights):
   """Raises ValueError: units not a multiple of 32, or matrices that do not fit."""
   units = weights.recurrent[0].shape[0]
-  if units % (2 * LANES):
+  if units % (2 * WIDTH):
     raise ValueError(f'{units} units; the CPU sampler needs a multiple of 32')
   half, projection = units // 2, weights.project[0].shape[0]
   expected = ([(units, units)] * 3 + [(projection, half)] * 2 + [(LEVELS, projection)] * 2)

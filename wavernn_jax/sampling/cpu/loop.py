@@ -13,7 +13,7 @@ import numpy as np
 
 from wavernn_jax.sampling.cpu import cache, hear, layout, random, simd, step
 
-LANES, LEVELS = 16, 256
+WIDTH, LEVELS = 16, 256
 OPTIONS = {'nogil': True, 'error_model': 'numpy'}  # of the compiler
 
 
@@ -51,7 +51,7 @@ class Output(typing.NamedTuple):
 
 def initial_state(network, past=1):
   """No memory, and silence: `past` samples 0."""
-  units = network.coarse_inputs.shape[0] * 2 * layout.LANES
+  units = network.coarse_inputs.shape[0] * 2 * layout.WIDTH
   return State(np.zeros(units, np.float32), np.zeros(past, np.int16), 0)
 
 
@@ -100,7 +100,7 @@ def sample_many(network, jobs, threads):
 
 def scratch(network):
   """Working memory for one stream; not to be shared between threads."""
-  units = network.coarse_inputs.shape[0] * 2 * layout.LANES
+  units = network.coarse_inputs.shape[0] * 2 * layout.WIDTH
   hidden = len(network.coarse.project_bias)
   return step.Scratch(
       units, hidden, _activations(2 * units), _activations(hidden),
@@ -142,7 +142,7 @@ def _call(network, frames, hop, state, options, position, predictor, pcm, forced
 
 
 def _check(network, frames, hop, state, position, predictor):
-  units = network.coarse_inputs.shape[0] * 2 * layout.LANES
+  units = network.coarse_inputs.shape[0] * 2 * layout.WIDTH
   if frames.ndim != 2 or frames.shape[1] != 3 * units or not len(frames):
     raise ValueError(
         f'frames of shape {frames.shape}; {units} units need [F > 0, {3 * units}]')
@@ -179,7 +179,7 @@ def _run(network, memory, frames, hop, position, predictor, pcm, lead, index, ke
     coarse = _byte(net.coarse, net.limit, s, 1 - now, 0, word0, coarse_temperature, out, 2 * t,
                    hear.prior(p, at, 0, 0), known >> 8)
     step.half_step(net, s, now, s.fine_inputs, hear.with_coarse(at, terms, coarse),
-                   half // LANES)
+                   half // WIDTH)
     fine = _byte(net.fine, net.limit, s, 1 - now, 1, word1, fine_temperature, out, 2 * t + 1,
                  hear.prior(p, at, 1, coarse), known & 255)
     if not forced:
@@ -204,7 +204,7 @@ def _byte(head, limit, s, now, side, word, temperature, out, place, prior, known
   greatest = step.head_logits(head, s, first, limit, prior)
   total = step.softmax_weights(s, greatest, temperature)
   if out.with_logits:
-    for level in range(0, LEVELS, LANES):
+    for level in range(0, LEVELS, WIDTH):
       simd.store(out.logits, LEVELS * place + level, simd.load(s.logits, level))
   if out.forced:
     simd.put(out.nats, place, step.log_probability(

@@ -20,11 +20,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
-LANES = 16
+WIDTH = 16
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F32 = ir.FloatType()
-F32X16 = ir.VectorType(F32, LANES)
-I32X16 = ir.VectorType(I32, LANES)
+F32X16 = ir.VectorType(F32, WIDTH)
+I32X16 = ir.VectorType(I32, WIDTH)
 
 ROUNDER = 1.5 * 2.0 ** 23  # adding it leaves the nearest integer in the low bits
 
@@ -33,7 +33,7 @@ class Vector(types.Type):
   """Numba type of 16 elements of 32 bits held in registers."""
 
   def __init__(self, element):
-    super().__init__(name=f'Vector({element}x{LANES})')
+    super().__init__(name=f'Vector({element}x{WIDTH})')
 
 
 f32x16 = Vector('f32')
@@ -103,24 +103,24 @@ def offset(typingctx, array, index):  # pylint: disable=unused-argument
 
 
 def constant(kind, values):
-  """An LLVM vector constant; `values` is one number or one per lane."""
+  """An LLVM vector constant; `values` is one number or one per element."""
   if not isinstance(values, (list, tuple)):
     values = [values] * kind.count
   return ir.Constant(kind, [ir.Constant(kind.element, v) for v in values])
 
 
-def shuffle(builder, a, b, lanes):
-  """Select lanes by a constant list; lanes of `b` follow those of `a`."""
-  mask = constant(ir.VectorType(I32, len(lanes)), list(lanes))
+def shuffle(builder, a, b, elements):
+  """Select elements by a constant list; elements of `b` follow those of `a`."""
+  mask = constant(ir.VectorType(I32, len(elements)), list(elements))
   return builder.shuffle_vector(a, b, mask)
 
 
-def broadcast(builder, scalar, lanes=LANES):
-  """An LLVM scalar in all lanes."""
-  kind = ir.VectorType(scalar.type, lanes)
+def broadcast(builder, scalar, elements=WIDTH):
+  """An LLVM scalar in all elements."""
+  kind = ir.VectorType(scalar.type, elements)
   first = builder.insert_element(
       ir.Constant(kind, ir.Undefined), scalar, I32(0))
-  return shuffle(builder, first, first, [0] * lanes)
+  return shuffle(builder, first, first, [0] * elements)
 
 
 def address(builder, array, index, kind):
@@ -189,7 +189,7 @@ def minimum(typingctx, a, b):  # pylint: disable=unused-argument
 
 @intrinsic
 def splat(typingctx, scalar):  # pylint: disable=unused-argument
-  """A number in all 16 lanes, as float32."""
+  """A number in all 16 elements, as float32."""
   def codegen(context, builder, signature, args):
     value = context.cast(builder, args[0], signature.args[0], types.float32)
     return broadcast(builder, value)
@@ -235,7 +235,7 @@ def put(typingctx, array, index, value):  # pylint: disable=unused-argument
 def store_int16(typingctx, array, index, vector):  # pylint: disable=unused-argument
   """Write sixteen numbers rounded to int16; they must be in its range."""
   def codegen(context, builder, signature, args):
-    kind = ir.VectorType(I16, LANES)
+    kind = ir.VectorType(I16, WIDTH)
     bits = builder.fadd(args[2], constant(F32X16, ROUNDER))
     bits = builder.trunc(builder.bitcast(bits, I32X16), kind)
     builder.store(bits, address(builder, *args[:2], kind)).align = 2

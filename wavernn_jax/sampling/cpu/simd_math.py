@@ -10,8 +10,8 @@ from wavernn_jax.sampling.cpu.simd import (
   I32,
   I32X16,
   I64,
-  LANES,
   ROUNDER,
+  WIDTH,
   constant,
   f32x16,
   fma,
@@ -48,19 +48,19 @@ def exp2_scaled(x, scale):
   return fold_exponent(p, shifted)
 
 
-# Reductions over the 16 lanes, by halving: the same order on every machine.
+# Reductions over the 16 elements, by halving: the same order on every machine.
 
 
 def _halve(builder, vector, combine):
   for width in (8, 4, 2, 1):
-    lanes = [(i + width) % LANES for i in range(LANES)]
-    vector = combine(builder, vector, shuffle(builder, vector, vector, lanes))
+    elements = [(i + width) % WIDTH for i in range(WIDTH)]
+    vector = combine(builder, vector, shuffle(builder, vector, vector, elements))
   return vector
 
 
 @intrinsic
 def maximum_of(typingctx, vector):  # pylint: disable=unused-argument
-  """The greatest of the 16 lanes, in all lanes."""
+  """The greatest of the 16 elements, in all elements."""
   def codegen(context, builder, signature, args):
     def greater(b, x, y):
       return b.select(b.fcmp_ordered('>', x, y), x, y)
@@ -70,7 +70,7 @@ def maximum_of(typingctx, vector):  # pylint: disable=unused-argument
 
 @intrinsic
 def first(typingctx, vector):  # pylint: disable=unused-argument
-  """Lane 0."""
+  """Element 0."""
   def codegen(context, builder, signature, args):
     return builder.extract_element(args[0], I32(0))
   return types.float32(f32x16), codegen
@@ -78,19 +78,19 @@ def first(typingctx, vector):  # pylint: disable=unused-argument
 
 @intrinsic
 def running_sum(typingctx, vector):  # pylint: disable=unused-argument
-  """Cumulative sum over lanes, in four doubling steps."""
+  """Cumulative sum over elements, in four doubling steps."""
   def codegen(context, builder, signature, args):
     vector, zero = args[0], constant(F32X16, 0.0)
     for width in (1, 2, 4, 8):
-      lanes = [LANES] * width + list(range(LANES - width))
-      vector = builder.fadd(vector, shuffle(builder, vector, zero, lanes))
+      elements = [WIDTH] * width + list(range(WIDTH - width))
+      vector = builder.fadd(vector, shuffle(builder, vector, zero, elements))
     return vector
   return f32x16(f32x16), codegen
 
 
 @intrinsic
 def count_at_most(typingctx, vector, bound):  # pylint: disable=unused-argument
-  """Number of lanes <= `bound`."""
+  """Number of elements <= `bound`."""
   def codegen(context, builder, signature, args):
     bits = builder.fcmp_ordered('<=', args[0], simd.broadcast(builder, args[1]))
     bits = builder.zext(builder.bitcast(bits, I16), I64)
@@ -100,9 +100,9 @@ def count_at_most(typingctx, vector, bound):  # pylint: disable=unused-argument
 
 @intrinsic
 def interleave_sum(typingctx, a, b):  # pylint: disable=unused-argument
-  """Sums of neighbouring lanes of `a` (first eight) and of `b` (last eight)."""
+  """Sums of neighbouring elements of `a` (first eight) and of `b` (last eight)."""
   def codegen(context, builder, signature, args):
-    even, odd = (shuffle(builder, *args, list(range(start, 2 * LANES, 2)))
+    even, odd = (shuffle(builder, *args, list(range(start, 2 * WIDTH, 2)))
                  for start in (0, 1))
     return builder.fadd(even, odd)
   return f32x16(f32x16, f32x16), codegen

@@ -13,7 +13,7 @@ import numpy as np
 
 from wavernn_jax.sampling.cpu import kernels, simd, simd_math
 from wavernn_jax.sampling.cpu.kernels import row_dot
-from wavernn_jax.sampling.cpu.simd import LANES, fma, load, splat, store
+from wavernn_jax.sampling.cpu.simd import WIDTH, fma, load, splat, store
 
 LEVELS = 256
 LOG2E = 1.4426950408889634
@@ -79,7 +79,7 @@ def round_state(network, x, start, h):
 def quantise(matrix, x, count, greatest, limit):
   """Fill the int16 form if the matrix needs it; returns what 1 stands for."""
   scale = limit / max(greatest, np.float32(1e-30))
-  for start in range(0, count, LANES):
+  for start in range(0, count, WIDTH):
     store_short((matrix,), x, start, load(x.plain, start) * splat(scale))
   return greatest / limit
 
@@ -143,7 +143,7 @@ def _gate_input(table, start, terms):  # pylint: disable=unused-argument
     return lambda table, start, terms: _fixed_input(table, start, terms)
 
   def of_residuals(table, start, terms):
-    x, z = _fixed_input(table, start, terms.fixed), start + len(terms.fixed) * LANES
+    x, z = _fixed_input(table, start, terms.fixed), start + len(terms.fixed) * WIDTH
     x = fma(load(table, z + terms.rows[0]), terms.sizes[0], x)
     x = fma(load(table, z + terms.rows[1]), terms.sizes[1], x)
     x = fma(load(table, z + terms.rows[2]), terms.sizes[2], x)
@@ -155,9 +155,9 @@ def _gate_input(table, start, terms):  # pylint: disable=unused-argument
 def _fixed_input(table, start, terms):
   """Frame k, frame k + 1, previous coarse, previous fine."""
   x = load(table, start) * terms[0]
-  x = fma(load(table, start + LANES), terms[1], x)
-  x = fma(load(table, start + 2 * LANES), terms[2], x)
-  x = fma(load(table, start + 3 * LANES), terms[3], x)
+  x = fma(load(table, start + WIDTH), terms[1], x)
+  x = fma(load(table, start + 2 * WIDTH), terms[2], x)
+  x = fma(load(table, start + 3 * WIDTH), terms[3], x)
   return _current_input(table, start, terms, x)
 
 
@@ -171,7 +171,7 @@ def _overload_current_input(table, start, terms, x):  # pylint: disable=unused-a
   if len(terms) < 5:
     return lambda table, start, terms, x: x
   return lambda table, start, terms, x: fma(
-      load(table, start + 4 * LANES), terms[4], x)
+      load(table, start + 4 * WIDTH), terms[4], x)
 
 
 def add_bias(bias, start, vector):
@@ -192,7 +192,7 @@ def half_step(network, s, now, table, terms, first):
   m, half = network.recurrent, s.units // 2
   old, new = now * s.units, (1 - now) * s.units
   x, unit = operand(m, s.h, old), np.float32(1) / network.limit
-  width, last = table_rows(terms) * LANES, first + half // LANES
+  width, last = table_rows(terms) * WIDTH, first + half // WIDTH
   a = b = reset = g_e = x_e = splat(1.0)
   for block in range(first, last):
     gates, place = 3 * block, 3 * width * (block - first)
@@ -201,7 +201,7 @@ def half_step(network, s, now, table, terms, first):
     g_r = row_dot(m, x, gates + 1, unit)
     if block > first:
       _store_state(network, s, old, new, block - 1, a, b)
-    g_e = add_bias(network.reset_bias, block * LANES, row_dot(m, x, gates + 2, unit))
+    g_e = add_bias(network.reset_bias, block * WIDTH, row_dot(m, x, gates + 2, unit))
     a, reset = reset_stage(
         g_u, g_r, gate_input(table, place, terms), gate_input(table, place + width, terms))
     x_e = gate_input(table, place + 2 * width, terms)
@@ -211,20 +211,20 @@ def half_step(network, s, now, table, terms, first):
 
 @register_jitable
 def _store_state(network, s, old, new, block, a, b):
-  h = blend_stage(load(s.h.plain, old + block * LANES), a, b)
-  store(s.h.plain, new + block * LANES, h)
-  round_state(network, s.h, new + block * LANES, h)
+  h = blend_stage(load(s.h.plain, old + block * WIDTH), a, b)
+  store(s.h.plain, new + block * WIDTH, h)
+  round_state(network, s.h, new + block * WIDTH, h)
 
 
 @register_jitable
 def set_frames(table, rows, frame0, frame1, units, first):
   """Write two frames' gate inputs [3 * H] into the table of one half."""
   place = 0
-  for unit in range(first, first + units // 2, LANES):
+  for unit in range(first, first + units // 2, WIDTH):
     for gate in range(3):
       store(table, place, load(frame0, gate * units + unit))
-      store(table, place + LANES, load(frame1, gate * units + unit))
-      place += rows * LANES
+      store(table, place + WIDTH, load(frame1, gate * units + unit))
+      place += rows * WIDTH
 
 
 # Output layers.
@@ -238,8 +238,8 @@ def head_logits(head, s, first, limit, prior):
   """
   m, unit = head.project, np.float32(1) / limit
   x, top = operand(m, s.h, first), splat(0.0)
-  for start in range(0, s.projection, LANES):
-    v = row_dot(m, x, start // LANES, unit) + load(head.project_bias, start)
+  for start in range(0, s.projection, WIDTH):
+    v = row_dot(m, x, start // WIDTH, unit) + load(head.project_bias, start)
     v = simd.maximum(v, splat(0.0))
     top = simd.maximum(top, v)
     store(s.hidden.plain, start, v)
@@ -247,8 +247,8 @@ def head_logits(head, s, first, limit, prior):
   greatest = simd_math.first(simd_math.maximum_of(top))
   unit = quantise(m, s.hidden, s.projection, greatest, head.limit)
   x, top = operand(m, s.hidden, 0), splat(-np.inf)
-  for start in range(0, LEVELS, LANES):
-    v = row_dot(m, x, start // LANES, unit) + load(head.logits_bias, start)
+  for start in range(0, LEVELS, WIDTH):
+    v = row_dot(m, x, start // WIDTH, unit) + load(head.logits_bias, start)
     v = _add_prior(prior, start, v)
     top = simd.maximum(top, v)
     store(s.logits, start, v)
@@ -274,7 +274,7 @@ def softmax_weights(s, greatest, temperature):
   s.weights[256:] become the running sums over blocks of sixteen.
   """
   scale = splat(LOG2E / max(temperature, 1e-6))
-  for start in range(0, LEVELS, LANES):
+  for start in range(0, LEVELS, WIDTH):
     x = load(s.logits, start) - splat(greatest)
     x = simd.maximum(x, splat(-120.0 / LOG2E * max(temperature, 1e-6)))
     store(s.weights, start, simd_math.exp2_scaled(x, scale))
@@ -282,7 +282,7 @@ def softmax_weights(s, greatest, temperature):
       simd_math.interleave_sum(_sums4(s.weights, 0), _sums4(s.weights, 64)),
       simd_math.interleave_sum(_sums4(s.weights, 128), _sums4(s.weights, 192))))
   store(s.weights, LEVELS, sums)
-  return simd.item(s.weights, LEVELS + LANES - 1)
+  return simd.item(s.weights, LEVELS + WIDTH - 1)
 
 
 @register_jitable
@@ -300,12 +300,12 @@ def draw(weights, total, uniform):
   First among sums of blocks of sixteen, then within one block.
   """
   bound = np.float32(uniform * total)
-  block = min(simd_math.count_at_most(load(weights, LEVELS), bound), LANES - 1)
+  block = min(simd_math.count_at_most(load(weights, LEVELS), bound), WIDTH - 1)
   before = np.float32(0)
   if block > 0:
     before = simd.item(weights, LEVELS + block - 1)
-  inside = simd_math.running_sum(load(weights, block * LANES)) + splat(before)
-  return min(block * LANES + simd_math.count_at_most(inside, bound), LEVELS - 1)
+  inside = simd_math.running_sum(load(weights, block * WIDTH)) + splat(before)
+  return min(block * WIDTH + simd_math.count_at_most(inside, bound), LEVELS - 1)
 
 
 @register_jitable

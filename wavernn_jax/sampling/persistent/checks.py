@@ -6,10 +6,12 @@ import numpy as np
 
 from wavernn_jax import audio, draw, likelihood
 from wavernn_jax.errors import InputError
-from wavernn_jax.models import cell, wavernn
+from wavernn_jax.models import cell, prediction, wavernn
 from wavernn_jax.sampling.persistent import cuda
 
 _AGREEING = 0.99  # least share of draws that must equal those of draw.categorical
+# Nats of what is never drawn: a prior's logits of −100,000 are rounded by more than a tolerance.
+_NEVER = -60.0
 
 
 class CheckFailed(RuntimeError):
@@ -17,7 +19,7 @@ class CheckFailed(RuntimeError):
 
 
 def compare(found_TxBx2xV, expected_TxBx2xV, pcm_TxB, uniform_Tx2xB, temperatures,
-            tolerance: float) -> dict[str, float]:
+            tolerance: float, predicted_TxB=0) -> dict[str, float]:
   """Log-probabilities of a kernel with the model's, and what it drew with what they say.
 
   Args:
@@ -25,6 +27,7 @@ def compare(found_TxBx2xV, expected_TxBx2xV, pcm_TxB, uniform_Tx2xB, temperature
     pcm_TxB: what the kernel drew with these numbers at these temperatures.
     uniform_Tx2xB, temperatures: of the draws.
     tolerance: nats by which a log-probability may differ.
+    predicted_TxB: of each sample, where the logits are those of residuals.
 
   Returns:
     nats, the greatest difference of a log-probability; draws, the share that
@@ -33,12 +36,15 @@ def compare(found_TxBx2xV, expected_TxBx2xV, pcm_TxB, uniform_Tx2xB, temperature
   Raises:
     CheckFailed: if they disagree.
   """
-  error = float(jnp.abs(
-      jax.nn.log_softmax(found_TxBx2xV) - jax.nn.log_softmax(expected_TxBx2xV)).max())
+  found, expected = (jnp.maximum(jax.nn.log_softmax(logits), _NEVER)
+                     for logits in (found_TxBx2xV, expected_TxBx2xV))
+  error = float(jnp.abs(found - expected).max())
   if not error <= tolerance:
     raise CheckFailed('the persistent kernel is not used: its log-probabilities differ from '
                       f"the model's by {error:.3g} nats, expected at most {tolerance}.")
-  agreeing = float((_draws(found_TxBx2xV, uniform_Tx2xB, temperatures) == pcm_TxB).mean())
+  drawn_TxB = prediction.decode(
+      _draws(found_TxBx2xV, uniform_Tx2xB, temperatures), predicted_TxB)
+  agreeing = float((drawn_TxB == pcm_TxB).mean())
   if agreeing < _AGREEING:
     raise CheckFailed(f'the persistent kernel is not used: only {agreeing:.1%} of its draws '
                       'follow from its log-probabilities.')
@@ -46,28 +52,30 @@ def compare(found_TxBx2xV, expected_TxBx2xV, pcm_TxB, uniform_Tx2xB, temperature
 
 
 def _draws(logits_TxBx2xV, uniform_Tx2xB, temperatures):
-  """The int16 samples TxB that draw.categorical draws."""
+  """The int16 samples, or residuals, TxB that draw.categorical draws."""
   samples, batch = logits_TxBx2xV.shape[:2]
   coarse, fine = (draw.categorical(
       logits_TxBx2xV[:, :, i].reshape(samples * batch, -1), uniform_Tx2xB[:, i].reshape(-1),
       temperatures[i]).reshape(samples, batch) for i in (0, 1))
-  return np.asarray(audio.join_bytes(coarse, fine))
+  return audio.join_bytes(coarse, fine)
 
 
-def forced_logits(rnn: wavernn.WaveRNN, params, h_BxH, x_TxBxH, dtype, context_TxBxC=None):
+def forced_logits(rnn: wavernn.WaveRNN, params, h_BxH, x_TxBxH, dtype, context_TxBxC=None,
+                  priors=wavernn.NO_PRIORS):
   """Logits TxBx2xV of the model, with products of inputs of a type.
 
   Args:
     rnn: the model.
     params: its parameters.
     h_BxH: the state before.
-    x_TxBxH: gate inputs, the bytes' included.
+    x_TxBxH: gate inputs, those of what is heard included.
     dtype: of the products.
     context_TxBxC: further inputs of the coarse output layer.
+    priors: of `rnn.priors`.
   """
   h_TxBxH = cell.scan(rnn.recurrent(params).astype(dtype), x_TxBxH, h_BxH)
   return jnp.stack([
-      likelihood.layer_logits(params['outputs'][byte], y, jnp.dtype(dtype).name)
+      likelihood.layer_logits(params['outputs'][byte], y, jnp.dtype(dtype).name, priors[byte])
       for byte, y in zip(wavernn.BYTES, wavernn.output_inputs(h_TxBxH, context_TxBxC),
                          strict=True)], axis=2)
 

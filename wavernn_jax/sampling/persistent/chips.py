@@ -37,12 +37,13 @@ class Tpu:
 
   multiple = tpu.LANES
 
-  def __init__(self, params, weights: str, hop: int, interpret: bool = False):
+  def __init__(self, params, weights: str, hop: int, interpret: bool = False, taps: int = 0):
     """Args:
       params: of models/wavernn.py.
       weights: type of the matrices.
       hop: samples of a frame.
       interpret: run as JAX, on any backend.
+      taps: of the model's prediction.
     """
     if weights == 'int8':
       raise InputError("--weights=int8: the kernel for TPUs has float32 and bfloat16; use "
@@ -50,15 +51,16 @@ class Tpu:
     self.dtype, self.kind = jnp.dtype(weights), weights
     self._hop, self._interpret = hop, interpret
     self.tolerance = 1e-3 if weights == 'float32' else 0.3  # activations are rounded too
-    operands = operands_lib.build(params, self.multiple)
+    operands = operands_lib.build(params, self.multiple, taps)
     self._operands = dataclasses.replace(
         operands, **{name: getattr(operands, name).astype(self.dtype) for name in _MATRICES})
 
   def fit(self, batch: int) -> int:
     w = self._operands
-    if not tpu.fits(w.half, w.projection, self.dtype.itemsize, batch, self._hop):
+    rest = self.dtype.itemsize, batch, self._hop, w.taps
+    if not tpu.fits(w.half, w.projection, *rest):
       widest = max(h for h in range(0, w.half, self.multiple) if h == 0 or tpu.fits(
-          h, h, self.dtype.itemsize, batch, self._hop))
+          h, h, *rest))
       raise DoesNotFit(
           f'--engine=pallas: {2 * w.half} units, projection {w.projection}, {batch} lanes of '
           f'{self.dtype.name} are more than the memory of a TPU core holds; {2 * widest} units '
@@ -69,9 +71,9 @@ class Tpu:
     del batch
     return self._operands
 
-  def call(self, batch, weights, *arguments):
+  def call(self, batch, weights, *arguments, filters=None):
     del batch
-    pcm, h, *logits = tpu.sample(weights, *arguments, interpret=self._interpret)
+    pcm, h, *logits = tpu.sample(weights, *arguments, filters=filters, interpret=self._interpret)
     return pcm, h, logits[0] if logits else None, jnp.asarray(False)
 
 
@@ -84,7 +86,7 @@ class Cuda:
 
   def __init__(self, params, weights: str, driver: driver_lib.Driver | None = None,
                compile_source=driver_lib.compile_source, choose=cuda.choose,
-               platform: str = 'CUDA'):
+               platform: str = 'CUDA', taps: int = 0):
     """Args:
       params: of models/wavernn.py.
       weights: type of the matrices.
@@ -92,6 +94,7 @@ class Cuda:
       compile_source: as driver.compile_source.
       choose: as cuda.choose.
       platform: 'cpu' where the driver is an emulation.
+      taps: of the model's prediction.
 
     Raises:
       CudaError: no driver, or a GPU that is too old.
@@ -103,7 +106,7 @@ class Cuda:
           f'found a GPU of compute capability {self.chip.capability / 10}, expected '
           f'{driver_lib.OLDEST / 10} (Ampere) or more')
     self.kind = weights
-    self._operands = operands_lib.build(params, self.multiple)
+    self._operands = operands_lib.build(params, self.multiple, taps)
     self._matrices = cuda.pack(self._operands, weights)
     self._compile, self._platform = compile_source, platform
     self._choose = functools.cache(lambda batch: choose(
@@ -126,9 +129,10 @@ class Cuda:
   def weights(self, batch: int):
     return cuda.constants(self._operands, self._matrices, self.plan(batch))
 
-  def call(self, batch, weights, *arguments):
+  def call(self, batch, weights, *arguments, filters=None):
     plan = self.plan(batch)
-    return cuda.sample(self._kernel(plan), plan, weights, *arguments, platform=self._platform)
+    return cuda.sample(self._kernel(plan), plan, weights, *arguments, filters=filters,
+                       platform=self._platform)
 
   def _compiled(self, plan: cuda.Plan) -> int:
     image = self._compile(plan.macros, self.chip.capability)

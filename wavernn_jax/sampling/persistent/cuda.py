@@ -24,9 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from wavernn_jax.likelihood import BYTE_VALUES
+from wavernn_jax.models import hearing
 from wavernn_jax.sampling import blocksparse
 from wavernn_jax.sampling.persistent import driver as driver_lib, ffi
-from wavernn_jax.sampling.persistent.operands import Operands, round_up
+from wavernn_jax.sampling.persistent.operands import Filters, Operands, round_up
 
 BLOCK = blocksparse.BLOCK_SIZE  # outputs of a block row
 LANES = (1, 2, 4, 8)
@@ -117,11 +118,18 @@ def layout(operands: Operands, matrices: Matrices, team: int, lanes: int):
       'HALF': half, 'PROJECTION': projection, 'TEAM': team, 'LANES': lanes, 'THREADS': threads,
       'WEIGHTS': kind, 'DENSE': int(matrices.dense), 'ROWS': rows,
       'VALUES': blocks * BLOCK * itemsize, 'INDICES': 1 if matrices.dense else blocks,
-      'PARTIALS': threads // 32 if cut else 0, 'SPINS': _SPINS}
+      'PARTIALS': threads // 32 if cut else 0, 'SPINS': _SPINS, 'TAPS': operands.taps,
+      'RESIDUALS': hearing.RESIDUALS, 'BOUND': int(hearing.BOUND)}
   shared = (share_bytes(macros) + 4 * lanes * (2 * half + projection)
             + 8 * (macros['PARTIALS'] * BLOCK * lanes + 1)
-            + 4 * (BYTE_VALUES * lanes if team == 1 else 1) + 8 * lanes)
+            + 4 * (BYTE_VALUES * lanes if team == 1 else 1)
+            + _tape_bytes(operands.taps, lanes, len(operands.previous)))
   return tuple(macros.items()), round_up(shared, 16)
+
+
+def _tape_bytes(taps: int, lanes: int, heard: int) -> int:
+  """Size of the structure Tape of hearing.cuh."""
+  return round_up(4 * lanes * (heard + 2) + (4 * lanes + 2 * taps * lanes if taps else 6), 4)
 
 
 def share_bytes(macros) -> int:
@@ -212,7 +220,7 @@ def constants(operands: Operands, matrices: Matrices, plan: Plan) -> tuple:
 
 
 def sample(kernel: int, plan: Plan, constants, gates_FxBxG, uniform_Tx2xB, h_BxH, pcm_B, positions,
-           temperatures, forced_BxT=None, added_TxBxP=None, platform: str = 'CUDA'):
+           temperatures, forced_BxT=None, added_TxBxP=None, filters=None, platform: str = 'CUDA'):
   """Draws F − 2 frames of samples of each of `plan.batch` lanes in one kernel.
 
   Args:
@@ -233,11 +241,21 @@ def sample(kernel: int, plan: Plan, constants, gates_FxBxG, uniform_Tx2xB, h_BxH
   results = (shape((batch, samples), jnp.int32), shape(h_BxH.shape, jnp.float32),
              shape((samples, batch, 2, BYTE_VALUES) if forced else (1,), jnp.float32),
              shape((1,), jnp.uint32), shape((plan.teams, 2, words), jnp.uint32))
-  arguments = (*constants, gates_FxBxG, left, pairs, uniform_Tx2xB, h_BxH,
-               pcm_B.astype(jnp.int32), jnp.asarray(temperatures, jnp.float32),
+  pcm = pcm_B.astype(jnp.int32) if filters is None else filters.pcm
+  arguments = (*constants, gates_FxBxG, left, pairs, uniform_Tx2xB, h_BxH, pcm,
+               jnp.asarray(temperatures, jnp.float32),
                forced_BxT.astype(jnp.int32) if forced else jnp.zeros(1, jnp.int32),
                jnp.zeros(1) if added_TxBxP is None else added_TxBxP,
-               jnp.asarray([frames, len(left), forced, batch, added_TxBxP is not None], jnp.int32))
+               jnp.asarray([frames, len(left), forced, batch, added_TxBxP is not None], jnp.int32),
+               *_filters(filters))
   pcm, h, logits, failed, _ = ffi.call(kernel, results, [jnp.asarray(a) for a in arguments],
                                        platform)
   return pcm.astype(jnp.int16), h, logits if forced else None, failed[0] != 0
+
+
+def _filters(filters: Filters | None):
+  """The structure Filters of hearing.cuh."""
+  if filters is None:
+    return [jnp.zeros(1)] * 7
+  return (filters.taps, filters.shift, filters.scale, filters.level, filters.slope,
+          filters.nearest, filters.past)

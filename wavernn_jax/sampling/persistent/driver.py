@@ -121,7 +121,7 @@ def compile_source(macros: tuple[tuple[str, int], ...], capability: int) -> byte
   Raises:
     CudaError: if there is no compiler, it refuses the source, crashes or hangs.
   """
-  options = ['-std=c++17', *(f'-D{name}={value}' for name, value in macros)]
+  options = ['-std=c++17', f'-I{SOURCE.parent}', *(f'-D{name}={value}' for name, value in macros)]
   library, nvcc = nvrtc(), shutil.which('nvcc')
   if not library and not nvcc:
     raise CudaError('neither NVRTC nor nvcc is found; `pip install nvidia-cuda-nvrtc` (for CUDA '

@@ -8,13 +8,21 @@ import numpy as np
 
 from wavernn_jax import audio, draw, likelihood
 from wavernn_jax.errors import InputError
-from wavernn_jax.models import wavernn
+from wavernn_jax.models import prediction, wavernn
 from wavernn_jax.sampling.engine import Engine
 from wavernn_jax.sampling.persistent import checks, chips, driver, lanes, operands as operands_lib
 
 PLATFORMS = ('gpu', 'cuda', 'tpu')
-# That the chip cannot hold the model, or that the kernel is not compiled or computes wrongly.
-UNUSABLE = (chips.DoesNotFit, checks.CheckFailed, driver.CudaError, jax.errors.JaxRuntimeError)
+
+
+class NoKernel(InputError):
+  """There is no kernel for the model."""
+
+
+# That there is no kernel, that the chip cannot hold the model, or that the kernel is not
+# compiled or computes wrongly.
+UNUSABLE = (NoKernel, chips.DoesNotFit, checks.CheckFailed, driver.CudaError,
+            jax.errors.JaxRuntimeError)
 
 
 def start(model, params, temperatures=(1.0, 1.0), block_frames: int = 16,
@@ -44,9 +52,12 @@ def start(model, params, temperatures=(1.0, 1.0), block_frames: int = 16,
   if model.config.kind not in kinds:
     raise InputError(f'--engine=pallas: found a model of the kind {model.config.kind!r}, expected '
                      f'one of {list(kinds)}; use --engine=scan.')
-  if model.config.prediction != 'none':
-    raise InputError(f'--engine=pallas: found a model of prediction {model.config.prediction!r}, '
-                     "expected 'none'; use --engine=scan.")
+  if model.config.reset_bias:
+    raise InputError('--engine=pallas: found a model with model.reset_bias, expected none; use '
+                     '--engine=scan.')
+  if model.config.kind == 'subscale' and model.config.prediction != 'none':
+    raise NoKernel('--engine=pallas: found a subscale model of prediction '
+                   f"{model.config.prediction!r}, for which there is no kernel yet.")
   chip = open_chip(model, params, weights)
   sampler = kinds[model.config.kind](model, params, chip, temperatures, block_frames)
   sampler.warm_up(batch)
@@ -62,8 +73,9 @@ def open_chip(model, params, weights: str):
   """
   if jax.default_backend() == 'tpu':
     # The kernel takes the gate inputs of a frame together; lanes have them for each sample.
-    return chips.Tpu(params, weights, model.mel.hop if model.timing.lanes == 1 else 1)
-  return chips.Cuda(params, weights)
+    hop = model.mel.hop if model.timing.lanes == 1 else 1
+    return chips.Tpu(params, weights, hop, taps=operands_lib.taps(model))
+  return chips.Cuda(params, weights, taps=operands_lib.taps(model))
 
 
 class Sampler(Engine):
@@ -74,16 +86,17 @@ class Sampler(Engine):
   def __init__(self, model, params, chip, temperatures=(1.0, 1.0), block_frames: int = 16):
     """Args:
       model: of wavernn_jax.models.
-      params: its parameters; those of conditioning are used.
+      params: its parameters; those of conditioning, and the prior of a prediction, are used.
       chip: of chips.py, with the weights.
       temperatures: of the coarse and the fine byte; 0 takes the most probable.
       block_frames: frames a call.
     """
     self.model, self.block_frames = model, block_frames
     self._chip, self._temperatures = chip, np.asarray(temperatures, np.float32)
-    self._conditioning = params['conditioning']
+    self._params = {name: params[name] for name in ('conditioning', 'prior') if name in params}
     self._positions = operands_lib.frame_positions(model.mel)
     self._run = jax.jit(self._block, static_argnames=('frames', 'batch'))
+    self._coded = jax.jit(functools.partial(coded, model))
     self._weights = functools.cache(lambda batch: jax.device_put(chip.weights(batch)))
 
   def initial_state(self, batch: int):
@@ -104,9 +117,9 @@ class Sampler(Engine):
     keys = draw.keys(0, range(len(pcm_BxN)))
     for frame in range(pcm_BxN.shape[1] // hop):
       pcm = pcm_BxN[:, frame * hop:(frame + 1) * hop]
-      _, state, logits_TxBx2xV = self.run(
-          state, mel_BxFxM[:, frame:frame + window], keys, 1, pcm)
-      targets_TxBx2 = np.stack(audio.split_bytes(pcm.T), axis=-1)
+      mel = mel_BxFxM[:, frame:frame + window]
+      targets_TxBx2 = np.stack(self._coded(state, pcm, mel), axis=-1)
+      _, state, logits_TxBx2xV = self.run(state, mel, keys, 1, pcm)
       made.append(np.asarray(likelihood.categorical_nats(logits_TxBx2xV, targets_TxBx2)))
     nats_TxBx2 = np.concatenate(made)
     return {byte: nats_TxBx2[..., side].T for side, byte in enumerate(wavernn.BYTES)}, state
@@ -128,14 +141,15 @@ class Sampler(Engine):
       which = np.minimum(np.arange(first, first + lanes), batch - 1)
       pick = functools.partial(jax.tree.map, lambda a, which=which: np.asarray(a)[which])
       pieces.append(self._run(
-          self._weights(batch), self._conditioning, pick(state), pick(mel_BxFxM), pick(keys_Bx2),
+          self._weights(batch), self._params, pick(state), pick(mel_BxFxM), pick(keys_Bx2),
           self._temperatures, pick(forced_BxT), frames=frames, batch=batch))
     if any(bool(failed) for *_, failed in pieces):
-      raise RuntimeError('--engine=pallas: the multiprocessors lost one another; report it, and '
-                         'use --engine=scan.')
+      raise RuntimeError('--engine=pallas: the multiprocessors of the GPU got out of step; use '
+                         '--engine=scan, and report this.')
     pcm = np.concatenate([piece[0] for piece in pieces])[:batch]
     h = jnp.concatenate([piece[1] for piece in pieces])[:batch]
-    after = {'h': h, 'pcm': pcm[:, -1:],
+    known = np.concatenate([state['pcm'], pcm], axis=1)
+    after = {'h': h, 'pcm': known[:, -self.model.timing.past:],
              'index': np.asarray(state['index']) + np.uint32(pcm.shape[1])}
     logits = None if forced_BxT is None else np.concatenate(
         [piece[2] for piece in pieces], axis=1)[:, :batch]
@@ -163,20 +177,30 @@ class Sampler(Engine):
     expected = jax.jit(functools.partial(reference_logits, self.model, dtype=self._chip.dtype))(
         params, state, pcm, frames)
     uniform = draw.uniforms(keys, state['index'], pcm.shape[1])
+    predicted = prediction.encode(
+        pcm.T, audio.join_bytes(*self._coded(state, pcm, frames)).astype(np.int32))
     return checks.compare(found, expected, pcm.T, uniform, self._temperatures,
-                          self._chip.tolerance)
+                          self._chip.tolerance, predicted)
 
-  def _block(self, weights, conditioning, state, mel_BxFxM, keys_Bx2, temperatures, forced_BxT,
+  def _block(self, weights, params, state, mel_BxFxM, keys_Bx2, temperatures, forced_BxT,
              *, frames, batch):
     gates, uniform, h = operands_lib.inputs(
-        conditioning, state, mel_BxFxM, keys_Bx2, frames, self.model, self._chip.multiple)
+        params['conditioning'], state, mel_BxFxM, keys_Bx2, frames, self.model, self._chip.multiple)
     pcm, h, logits, failed = self._chip.call(
         batch, weights, gates, uniform, h, state['pcm'][:, -1], self._positions, temperatures,
-        forced_BxT)
+        forced_BxT, filters=operands_lib.filters(params, state, mel_BxFxM, self.model))
     return pcm, operands_lib.crop_halves(h, self.model.config.units // 2), logits, failed
 
 
 def reference_logits(model, params, state, pcm_BxT, mel_BxFxM, dtype):
   """Teacher-forced logits TxBx2xV of the model, with products of inputs of a type."""
-  x_TxBxH, _ = model.gate_inputs(params, state, pcm_BxT, mel_BxFxM)
-  return checks.forced_logits(model, params, jnp.asarray(state['h']), x_TxBxH, dtype)
+  x_TxBxH, heard = model.gate_inputs(params, state, pcm_BxT, mel_BxFxM)
+  return checks.forced_logits(model, params, jnp.asarray(state['h']), x_TxBxH, dtype,
+                              priors=model.priors(params, heard.scale, heard.targets['coarse']))
+
+
+def coded(model, state, pcm_BxT, mel_BxFxM):
+  """The bytes TxB that are coded of given samples."""
+  pcm_BxN = jnp.concatenate([state['pcm'], pcm_BxT], axis=1)
+  targets = model.hearing.sequence(pcm_BxN, mel_BxFxM).targets
+  return [targets[byte] for byte in wavernn.BYTES]

@@ -47,8 +47,8 @@ class Sampler(scan.Sampler):
     self.params = self.params | {'kernel': self._on_chip(self._rows(len(mel_BxFxM)))}
     pcm, state = super().next_block(state, mel_BxFxM, keys_Bx2)
     if np.isnan(np.asarray(state['h'][:, :, 0])).any():
-      raise RuntimeError('--engine=pallas: the multiprocessors lost one another; report it, and '
-                         'use --engine=scan.')
+      raise RuntimeError('--engine=pallas: the multiprocessors of the GPU got out of step; use '
+                         '--engine=scan, and report this.')
     return pcm, state
 
   def score(self, state, pcm_BxN, mel_BxFxM):

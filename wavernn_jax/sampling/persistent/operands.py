@@ -6,6 +6,7 @@ there: u = 1/2 and e = 0, so h_t = h_{t−1} / 2 = 0.
 """
 
 import dataclasses
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -29,12 +30,13 @@ class Operands:
 
   Attributes:
     recurrent: [H, 3H].
-    previous: [2, 3H], weights of (c_{t−1}, f_{t−1}), the gain of c multiplied in.
-    current: [3K], weights of c_t on the fine half, likewise.
+    previous: [2 or more, 3H], weights of what is heard, the gains multiplied in.
+    current: [3K], weights on the fine half of what is heard of the coarse byte, likewise.
     hidden: [2, K, P], O_1 and O_3.
     hidden_bias: [2, P].
     output: [2, P, V], O_2 and O_4.
     output_bias: [2, V].
+    taps: of the prediction, 0 without one.
   """
   recurrent: jax.Array
   previous: jax.Array
@@ -43,6 +45,7 @@ class Operands:
   hidden_bias: jax.Array
   output: jax.Array
   output_bias: jax.Array
+  taps: int = dataclasses.field(default=0, metadata={'static': True})
 
   @property
   def half(self) -> int:
@@ -53,12 +56,50 @@ class Operands:
     return self.hidden.shape[2]
 
 
-def build(params, multiple: int) -> Operands:
+class Filters(typing.NamedTuple):
+  """What a kernel is given of a prediction (models/prediction.py), beside the weights.
+
+  Of F frames −1, 0, .., B lanes, D taps and R residuals that are heard:
+
+  taps: int32 [F, B, D];  shift: int32 [F, B].
+  scale, level: float32 [F, B].
+  slope: float32 [F, B], of the priors.
+  nearest: int32 [hop] in 0..2: sample n of frame f has the filter f + nearest.
+  pcm: int32 [B, D], the last samples.
+  past: float32 [B, R], the last residuals over σ, the latest first.
+  """
+  taps: jax.Array
+  shift: jax.Array
+  scale: jax.Array
+  level: jax.Array
+  slope: jax.Array
+  nearest: np.ndarray
+  pcm: jax.Array
+  past: jax.Array
+
+
+def filters(params, state, mel_BxFxM, model) -> Filters | None:
+  """Those of a block of a plain model, None if it has no prediction."""
+  if model.config.prediction == 'none':
+    return None
+  found, nearest = model.hearing.filters(mel_BxFxM, model.mel.hop)
+  pcm_BxD, past_BxR = model.hearing.start(state['pcm'], found)
+  slope, _ = hearing.priors(params['prior'][0], found.scale, 0)['coarse']
+  return Filters(*found, slope, nearest.astype(np.int32), pcm_BxD.astype(jnp.int32), past_BxR)
+
+
+def taps(model) -> int:
+  """Of the prediction of a model, 0 without one."""
+  return 0 if model.config.prediction == 'none' else model.config.taps
+
+
+def build(params, multiple: int, taps: int = 0) -> Operands:
   """Operands of a model's parameters, as numpy arrays.
 
   Args:
     params: of models/wavernn.py or subscale.py.
     multiple: of K and P.
+    taps: of its prediction.
   """
   params = {name: jax.tree.map(lambda a: np.asarray(a, np.float32), params[name])
             for name in ('recurrent', 'previous', 'coarse', 'outputs')}
@@ -73,16 +114,17 @@ def build(params, multiple: int) -> Operands:
     return np.pad(stacked, [(0, 0), *widths])
 
   to_K = round_up(half, multiple) - half
-  gain = np.float32([[hearing.COARSE_GAIN], [1]])
+  gains = (hearing.Residuals if taps else hearing.Bytes).gains
   gates = np.concatenate([params['recurrent'][gate] for gate in 'ure'], axis=1)
   return Operands(
       recurrent=pad_halves(pad_halves(gates, multiple, 3).T, multiple, 1).T,
-      previous=pad_halves(params['previous'] * gain, multiple, 3),
-      current=np.pad(params['coarse'] * gain[0, 0], [(0, 0), (0, to_K)]).ravel(),
+      previous=pad_halves(params['previous'] * gains[:-1, None], multiple, 3),
+      current=np.pad(params['coarse'] * gains[-1], [(0, 0), (0, to_K)]).ravel(),
       hidden=outputs('hidden', 'kernel', to_K, to_P),
       hidden_bias=outputs('hidden', 'bias', 0, to_P),
       output=outputs('output', 'kernel', to_P, 0),
-      output_bias=outputs('output', 'bias', 0, 0))
+      output_bias=outputs('output', 'bias', 0, 0),
+      taps=taps)
 
 
 def pad_halves(x, multiple: int, gates: int):

@@ -22,7 +22,7 @@
 //
 // Compiled for one model: HALF K and PROJECTION P (padded to 16), TEAM, LANES,
 // THREADS, WEIGHTS (0 float32, 1 bfloat16, 2 int8), DENSE, ROWS, VALUES, INDICES,
-// PARTIALS (capacities of a member's memory, see cuda.py), SPINS.
+// PARTIALS (capacities of a member's memory, see cuda.py), SPINS; hearing.cuh has more.
 
 typedef unsigned short u16;
 typedef unsigned int u32;
@@ -32,6 +32,8 @@ constexpr int H = 2 * HALF, G = 3 * H, P = PROJECTION, V = 256, BLOCK = 16;
 constexpr int WARPS = THREADS / 32;
 constexpr int UNITS = (HALF + THREADS - 1) / THREADS;  // of a half, per thread
 constexpr u32 ALL = 0xffffffffu;
+
+#include "hearing.cuh"
 
 enum Matrix { RECURRENT, HIDDEN_COARSE, OUTPUT_COARSE, HIDDEN_FINE, OUTPUT_FINE, MATRICES };
 
@@ -51,7 +53,7 @@ struct Memory {
   float a[P * LANES];               // relu of O1 or O3, [row][lane]
   float partial[2][PARTIALS * BLOCK * LANES + 1];
   float y[TEAM == 1 ? V * LANES : 1];
-  int drawn[2][LANES];
+  Tape tape;
 };
 
 // Slots of one parity: numbers of lane l stand together.
@@ -59,7 +61,7 @@ struct Slots { u64 g[LANES * G], a[2][LANES * P], y[2][LANES * V]; };
 
 struct Inputs {
   const u32* share;           // [TEAM][sizeof(Share) / 4]
-  const float* previous;      // [2][G]
+  const float* previous;      // [HEARD][G]
   const float* current;       // [3][HALF]
   const float* hidden_bias;   // [2][P]
   const float* output_bias;   // [2][V]
@@ -68,11 +70,12 @@ struct Inputs {
   const float* pairs;         // [hop][2]
   const float* uniform;       // [samples][2][lanes]; negative: the state stays, silence
   const float* h;             // [lanes][H]
-  const int* pcm;             // [lanes], of −32768..32767
+  const int* pcm;             // [lanes][TAPS or 1], of −32768..32767
   const float* temperatures;  // [2]
   const int* forced;          // [lanes][samples], or unused
   const float* added;         // [samples][lanes][P], to O1 y_c, or unused
   const int* sizes;           // frames, hop, forced, lanes, added
+  Filters filters;
 };
 
 #ifndef EMULATED
@@ -202,10 +205,6 @@ __device__ __forceinline__ void product(Memory& m, Matrix matrix, const float* x
 __device__ __forceinline__ float sigmoid(float x) { return __fdividef(1, 1 + __expf(-x)); }
 __device__ __forceinline__ float tangent(float x) { return 1 - __fdividef(2, 1 + __expf(2 * x)); }
 
-__device__ __forceinline__ float scale_byte(int byte) {
-  return (2 * byte - 255) * (1 / 255.0f);
-}
-
 // One warp: the byte drawn from 256 logits, eight in a row in each thread. See draw.categorical.
 __device__ __forceinline__ int draw(const float (&logits)[8], float uniform, float temperature) {
   float peak = logits[0], cumulative[8];
@@ -250,12 +249,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
     reinterpret_cast<uint4*>(&m.share)[i] = source[i];
   for (int i = self; i < H * LANES; i += THREADS)
     m.h[i] = in.h[(lane0 + i % LANES) * H + i / LANES];
-  if (self < LANES) {
-    const int value = in.pcm[lane0 + self] + 32768;
-    m.drawn[0][self] = value >> 8;
-    m.drawn[1][self] = value & 255;
-  }
-  float previous[2][UNITS][2][3], current[UNITS][3];  // weights of the bytes on own units
+  load_tape(m.tape, in.filters, in.pcm, lane0);
+  float previous[2][UNITS][HEARD][3], current[UNITS][3];  // weights on own units of what is heard
 #pragma unroll
   for (int u = 0; u < UNITS; u++)
 #pragma unroll
@@ -263,9 +258,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
       const int unit = min(self + u * THREADS, HALF - 1);
       current[u][gate] = in.current[gate * HALF + unit];
       for (int side = 0; side < 2; side++)
-        for (int byte = 0; byte < 2; byte++)
-          previous[side][u][byte][gate] = in.previous[byte * G + gate * H + side * HALF + unit];
+        for (int k = 0; k < HEARD; k++)
+          previous[side][u][k][gate] = in.previous[k * G + gate * H + side * HALF + unit];
     }
+  __syncthreads();
+  if (TAPS)
+    for (int l = warp; l < LANES; l += WARPS)
+      predict_first(m.tape, l, filter(in.filters, in.filters.nearest[0], lanes, lane0 + l));
   __syncthreads();
 
   const auto recurrent = [&](int sample) {
@@ -276,19 +275,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
   };
   recurrent(0);
 
-  for (int t = 0, frame = 0, n = 0; t < samples; t++) {
+  for (int t = 0, frame = 0, n = 0, newest = 0; t < samples; t++) {  // newest: t mod TAPS
     Slots& slots = team[t % 2];
     const u32 mark = t + 1;
     const float* around = in.gates + (frame + in.left[n]) * (lanes * G);
     const float near = in.pairs[2 * n], far = in.pairs[2 * n + 1];
-    float coarse[LANES], fine[LANES];
+    const int ended = n + 1 == hop, oldest = newest + 1 < TAPS ? newest + 1 : 0;
     bool live[LANES];
 #pragma unroll
-    for (int l = 0; l < LANES; l++) {
-      live[l] = in.uniform[t * 2 * lanes + lane0 + l] >= 0;
-      coarse[l] = scale_byte(m.drawn[0][l]);
-      fine[l] = scale_byte(m.drawn[1][l]);
-    }
+    for (int l = 0; l < LANES; l++) live[l] = in.uniform[t * 2 * lanes + lane0 + l] >= 0;
 #pragma unroll
     for (int side = 0; side < 2; side++) {
       // Gates of own units of this half.
@@ -308,9 +303,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
             receive(g, slots.g + l * G + side * HALF + unit, H, G, mark, lost, failed);
 #pragma unroll
             for (int gate = 0; gate < 3; gate++) {
-              x[gate] = near * before[gate] + far * after[gate]
-                  + coarse[l] * previous[side][u][0][gate] + fine[l] * previous[side][u][1][gate];
-              if (side) x[gate] += scale_byte(m.drawn[0][l]) * current[u][gate];
+              x[gate] = near * before[gate] + far * after[gate];
+#pragma unroll
+              for (int k = 0; k < HEARD; k++)
+                x[gate] += m.tape.heard[k * LANES + l] * previous[side][u][k][gate];
+              if (side) x[gate] += m.tape.current[l] * current[u][gate];
             }
             const float update = sigmoid(g[0] + x[0]), reset = sigmoid(g[1] + x[1]);
             const float candidate = tangent(reset * g[2] + x[2]);
@@ -350,34 +347,44 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
       });
       if (TEAM == 1) __syncthreads();
       for (int l = warp; l < LANES; l += WARPS) {
+        const int lane = lane0 + l;
+        Filter own{}, next{};
+        int partial = 0;
+        if (TAPS) own = filter(in.filters, frame + in.filters.nearest[n], lanes, lane);
+        if (TAPS && side) {
+          next = filter(in.filters, frame + ended + in.filters.nearest[ended ? 0 : n + 1], lanes,
+                        lane);
+          partial = partial_sum(m.tape.known + l * TAPS, next.taps, oldest);
+        }
         float y[8];
         if (TEAM == 1)
           for (int j = 0; j < 8; j++) y[j] = m.y[l * V + j * 32 + thread];
         else
           receive(y, slots.y[side] + l * V + thread, 32, V, mark, lost, failed);
-        const int lane = lane0 + l;
+        if (TAPS) add_prior(y, thread * 8, side, m.tape.coarse[l], own.slope);
         const float uniform = in.uniform[(t * 2 + side) * lanes + lane];
+        const int* given = forced ? in.forced + lane * samples + t : nullptr;
         int byte = draw(y, uniform, in.temperatures[side]);
         if (forced) {
-          const int value = in.forced[lane * samples + t] + 32768;
+          const int value = coded(m.tape, l, *given);
           byte = side ? value & 255 : value >> 8;
           if (member == 0)
             for (int j = 0; j < 8; j++)
               logits_out[((t * lanes + lane) * 2 + side) * V + thread * 8 + j] = y[j];
         }
         if (uniform < 0) byte = side ? 0 : V / 2;
-        if (thread == 0) {
-          m.drawn[side][l] = byte;
-          if (side && member == 0)
-            pcm[lane * samples + t] = m.drawn[0][l] * V + byte - 32768;
+        if (side) {
+          const int sample = hear_sample(m.tape, l, byte, given, own, next, partial, newest);
+          if (thread == 0 && member == 0) pcm[lane * samples + t] = sample;
+        } else if (thread == 0) {
+          hear_coarse(m.tape, l, byte, own.scale);
         }
       }
       __syncthreads();
     }
-    if (++n == hop) {
-      n = 0;
-      frame++;
-    }
+    n = ended ? 0 : n + 1;
+    frame += ended;
+    newest = oldest;
   }
   if (member == 0)
     for (int i = self; i < H * LANES; i += THREADS)
