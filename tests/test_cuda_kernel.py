@@ -108,6 +108,21 @@ def test_forced_logits_are_those_of_the_model(taps):
 
 
 @emulated
+def test_the_first_sample_hears_the_whole_state():
+  """Gates must not change it while slower warps multiply it."""
+  rnn, params = model(96, 48, 0.8)
+  chip = cuda_emulation.chip(params, 'float32', 2, 1, 2)
+  sampler = engine.Sampler(rnn, params, chip, (1, 1), 1)
+  pcm = np.random.default_rng(0).integers(-2**15, 2**15, (2, rnn.mel.hop)).astype(np.int16)
+  mel = np.stack(log_mels(rnn, [1 + 2 * rnn.timing.margin] * 2))
+  state = jax.tree.map(np.array, rnn.initial_state(2))
+  state['h'][:] = np.random.default_rng(1).uniform(-1, 1, state['h'].shape)
+  *_, found = sampler.run(state, mel, draw.keys(0, [0, 1]), 1, pcm)
+  expected = engine.reference_logits(rnn, params, state, pcm, mel, np.float32)
+  np.testing.assert_allclose(found, expected, atol=3e-5)
+
+
+@emulated
 @pytest.mark.parametrize('taps', [0, 7])
 def test_a_kernel_is_checked_before_it_is_used(taps):
   rnn, params = model(24, 20, taps=taps)

@@ -59,6 +59,8 @@ def model_of(units: int, projection: int, sparsity: float = 0.0, tiny: bool = Fa
     names, leaf = [key.key for key in path], np.asarray(leaf)
     if leaf.ndim < 2 or names[0] not in ('recurrent', 'outputs'):
       return leaf
+    if not leaf.any():  # of a layer that is silent before training
+      leaf = rng.standard_normal(leaf.shape, np.float32) / np.float32(np.sqrt(len(leaf)))
     leaf = leaf * np.float32(3 if names[0] == 'outputs' else 1)
     blocks = np.zeros(leaf.size // cuda.BLOCK, np.float32)
     blocks[rng.permutation(len(blocks))[round(sparsity * len(blocks)):]] = 1

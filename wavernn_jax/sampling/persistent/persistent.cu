@@ -274,6 +274,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
     });
   };
   recurrent(0);
+  __syncthreads();  // before the gates change m.h, which slower warps still multiply
 
   for (int t = 0, frame = 0, n = 0, newest = 0; t < samples; t++) {  // newest: t mod TAPS
     Slots& slots = team[t % 2];
