@@ -53,7 +53,7 @@ def _parameters(model, rng, outputs, dtype):
       lambda a, s=scale[name]: (s * rng.standard_normal(a.shape) / np.sqrt(len(a))).astype(dtype),
       tree) for name, tree in jax.eval_shape(lambda: model.init(0)).items()}
   if 'prior' in params:  # what is heard of residuals has no gain
-    for name in ('previous', 'coarse'):
+    for name in {'previous', 'coarse'} & set(params):
       params[name] *= np.array(20, dtype)
   if 'context' in params:  # whose samples have a gain
     for name in ('distances', 'pairs'):

@@ -36,8 +36,8 @@ def runs(tmp_path_factory):
   """Two runs: one stopped by a signal and gone on with, and one undisturbed."""
   torn, whole = tmp_path_factory.mktemp('torn'), tmp_path_factory.mktemp('whole')
   _train_until_stopped(_config(), torn)
-  assert commands.train(_config(synthesize=1), str(torn))['step'] == STEPS  # TensorBoard
-  assert commands.train(_config(), str(whole))['step'] == STEPS
+  for run in (torn, whole):
+    assert commands.train(_config(synthesize=1), str(run))['step'] == STEPS  # TensorBoard
   return torn, whole
 
 

@@ -179,9 +179,9 @@ def _model_fields(config: Config) -> dict:
   fields, kind = to_dict(config.model), config.model.kind
   others = [name for owner, own in _OWN_FIELDS.items() if owner != kind for name in own]
   if kind == 'wavernn':
-    others += ['lanes', 'horizon']
+    others += ['lanes', 'horizon', 'taps_ahead']
   if config.model.prediction != 'spectral':
-    others += ['taps']
+    others += ['taps', 'taps_ahead']
   return {name: value for name, value in fields.items() if name not in others}
 
 

@@ -25,7 +25,8 @@ Header
                             sample, the others, fine, the low byte
                projection   P
                channels     C      layers  L      kernel  k, odd
-               prediction   "none" or "spectral"; taps  D, of the latter
+               prediction   "none" or "spectral"; of the latter taps, D, and with lanes
+                            taps_ahead
                reset_bias   whether R_e has a bias; false where it is absent
                compute_dtype   "float32", or "bfloat16": the inputs of all products were
                             rounded so in training, sums are float32. The sampler of XLA
