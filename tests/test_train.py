@@ -247,6 +247,8 @@ def test_a_run_leaves_its_curve_and_starts_another_from_its_best_weights(
   valid_rows = [r for r in rows(first) if 'valid_nll' in r]
   assert [r['step'] for r in train_rows] == [2, 4, 6, 8]
   assert [r['step'] for r in valid_rows] == [4, 8]
+  copies = [r for r in rows(first) if 'valid_log_mel_l1' in r]
+  assert [r['step'] for r in copies] == [4, 8] and copies[-1]['valid_log_mel_l1'] > 0
   assert list((first / 'tensorboard').iterdir())
   for r in valid_rows:
     assert math.isclose(r['valid_nll'], r['valid_nll_coarse'] + r['valid_nll_fine'],
