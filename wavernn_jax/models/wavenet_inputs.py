@@ -23,7 +23,6 @@ import jax.numpy as jnp
 from wavernn_jax.config import MelConfig, ModelConfig
 from wavernn_jax.models import context, hearing, mixture, prediction
 
-_BOUND = 8.0  # of a residual over σ
 _LOG_SCALES = 4.0  # σ from 0.3 to 10⁴ is heard as −0.3 to 2.3
 
 
@@ -146,7 +145,7 @@ class Residuals:
     over = (value / scale).astype(dtype)
     heard = jnp.concatenate([
         context.hear_value(last.astype(dtype)), context.hear_value(predicted.astype(dtype)),
-        jnp.stack([jnp.clip(over, -_BOUND, _BOUND), jnp.tanh(over),
+        jnp.stack([jnp.clip(over, -hearing.BOUND, hearing.BOUND), jnp.tanh(over),
                    jnp.log(scale).astype(dtype) / _LOG_SCALES], axis=-1)], axis=-1)
     return Step(heard, predicted, scale.astype(dtype))
 
