@@ -65,7 +65,11 @@ SILENCE, KEPT = 1e-3, 0.06  # level and seconds of the pauses left at the ends
 
 def speak(text, voice):
   """Returns espeak-ng's samples at 24 kHz, float64, peak -3 dBFS."""
-  name, speed, pitch = VOICES[voice]
+  return spoken(text, *VOICES[voice])
+
+
+def spoken(text, name, speed, pitch):
+  """`speak` for any voice of espeak-ng."""
   command = ['espeak-ng', '-v', name, '-s', str(speed), '-p', str(pitch), '--stdout', text]
   wav = subprocess.run(command, check=True, capture_output=True).stdout
   pcm, rate = soundfile.read(io.BytesIO(wav), dtype='float64')

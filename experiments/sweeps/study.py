@@ -47,6 +47,7 @@ class System:
     configure: updates -> Config; the runner sets data, seed and learning rates.
     lengths: updates of its runs.
     seeds: of its runs.
+    data: folder below that of --data_dir that it trains on, if not that itself.
   """
 
   name: str
@@ -54,6 +55,7 @@ class System:
   configure: Callable[[int], Config]
   lengths: tuple[int, ...]
   seeds: tuple[int, ...] = (0, 1, 2)
+  data: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +139,8 @@ def seed_runs(study: Study, variant: Variant, rates: dict, data_dir: str,
 def _run(system: System, suffix: str, updates: int, rate: float, seed: int, data_dir: str,
          **more) -> runs_lib.Run:
   config = system.configure(updates)
-  config.data.dir, config.train.seed = data_dir, seed
+  config.data.dir = str(pathlib.Path(data_dir) / system.data) if system.data else data_dir
+  config.train.seed = seed
   config.optimizer.learning_rate = rate
   config.optimizer.final_learning_rate = _FINAL_RATE * rate
   if not more.get('split', 'test'):
