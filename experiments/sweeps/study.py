@@ -60,7 +60,10 @@ class System:
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """One size of a study: its systems, and how their learning rates are tuned."""
+  """One size of a study: its systems, and how their learning rates are tuned.
+
+  With 0 `tuning_updates` nothing is tuned: all systems train at the first of the rates.
+  """
 
   systems: list[System]
   tuning_updates: int
@@ -117,6 +120,8 @@ class Study:
 
 def tuning_runs(variant: Variant, data_dir: str, command: str = '') -> list[runs_lib.Run]:
   """One seed of each system at each rate, for a few updates."""
+  if not variant.tuning_updates:
+    return []
   return [_run(system, f'r{rate:g}_u{variant.tuning_updates}', variant.tuning_updates, rate, 0,
                data_dir, split='', command=command)
           for system in variant.systems for rate in variant.rates]
@@ -157,6 +162,8 @@ def tuned_rates(path, variant: Variant) -> dict[str, float]:
   Raises:
     InputError: if all rates of a system diverged.
   """
+  if not variant.tuning_updates:
+    return {system.name: variant.rates[0] for system in variant.systems}
   rows, best = rows_lib.read_rows(path), {}
   for system in variant.systems:
     tried = [(float(row['nll']), float(row['learning_rate'])) for row in rows
