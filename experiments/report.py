@@ -51,7 +51,7 @@ _ANY_MARK = re.compile(r'<!-- /?report\b.*?-->')
 def study_table(which: study.Study, folder: pathlib.Path) -> str:
   """The table of a study's rows."""
   cells = cells_lib.read_cells(folder / 'runs.csv', which.key)
-  return which.table(cells) if cells else _no_rows(which)
+  return which.table(cells) if cells or which is ljspeech.STUDY else _no_rows(which)
 
 
 def tuning_table(which: study.Study) -> str:

@@ -18,6 +18,7 @@ from wavernn_jax.evaluation import pictures
 
 _RATE = 22_050  # Hz
 _CONVENTION = '22,050 Hz, gain 1, 16 bit'
+_COMMAND = 'python -m experiments.sweeps.ljspeech --do=run --data_dir=LJSpeech-1.1/wavs'
 OUTSIDE = (  # system, NLL, convention, source
     ('WaveFlow', '5.30', '22,050 Hz, mel; ln 2^15 less the 5.101 nats/dim published',
      'Ping et al. 2020, test log-likelihood'),
@@ -60,8 +61,8 @@ def columns(config: config_lib.Config, folder) -> dict:
 
 
 def table(cells: dict) -> str:
-  """Our rows, then those of others, which no run of ours has printed."""
-  rows = []
+  """Our rows, or the command that makes them; then those of others, which no run of ours made."""
+  rows = [] if cells else [['dense', 'not run yet', _CONVENTION, f'`{_COMMAND}`']]
   for (system, updates), cell in cells.items():
     value, low, high = cells_lib.mean_interval(cell.nats, cell)
     figure = f'{value:.3f}' + (f' [{low:.3f}, {high:.3f}]' if low == low else '')
