@@ -103,6 +103,7 @@ def _tables(found: Found, data_dir: str) -> list[document.Table]:
   row = next(iter(found.cells.values())).row
   note = _NOTES.format(corpus=pathlib.Path(data_dir).resolve().name, mel=row['mel'],
                        rate=_rate(row))
+  note += ''.join(f' {text}' for text in paper.gaps(found.cells))
   note += ''.join(f' Left out: {problem}' for problem in found.problems)
   return [document.Table('Systems', header, rows, note),
           document.Table('Sources', paper.SOURCE_HEADER, paper.source_rows(found.cells))]

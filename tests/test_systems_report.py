@@ -124,6 +124,10 @@ def test_rows_have_intervals_differences_and_gaps_with_their_reason(runs, tmp_pa
   speeds = [row[f'{e}: samples/s (times real time)'] for row in (dense, sparse)
             for e in ('scan', 'cpu')]
   assert speeds == ['48,000 (2.00)', 'does not run it', '48,000 (2.00)', '240,000 (10.00)']
+  _row(runs, 'fused', cpu_missing='--config.model.kind: found fused')
+  cells = _find(tmp_path).cells
+  assert paper.gaps(cells) == ['fused has no figure of cpu: --config.model.kind: found fused.']
+  assert paper.gaps(cells)[0] in paper.table(cells)
   assert dense['voicing F1'] == 'not voiced' and dense['latency (s)'] == '0.20'
 
 

@@ -169,6 +169,13 @@ def _speed(cell, engine: str) -> str:
           f'({cells_lib.mean(cell, f"{engine}_realtime_factor", 2)})')
 
 
+def gaps(cells: dict) -> list[str]:
+  """Why an engine does not run a system, a sentence each."""
+  return [f'{name[2]} has no figure of {engine}: {cell.row[f"{engine}_missing"].strip(".")}.'
+          for name, cell in cells.items() for engine in ENGINES
+          if cell.row.get(f'{engine}_missing')]
+
+
 def _with_interval(values: tuple[float, float, float]) -> str:
   if math.isnan(values[1]):
     return f'{values[0]:.3f}'
@@ -192,7 +199,7 @@ def table(cells: dict) -> str:
   header, rows = system_rows(kept)
   return '\n'.join([cells_lib.markdown(header, rows),
                     cells_lib.markdown(SOURCE_HEADER, source_rows(kept)),
-                    *(f'{problem}\n' for problem in problems)])
+                    *(f'{text}\n' for text in (*gaps(kept), *problems))])
 
 
 def figures(cells: dict) -> dict:
