@@ -141,6 +141,14 @@ def test_a_run_of_before_there_were_kinds_is_a_plain_model():
   rules.check(config_lib.from_dict(tree))
 
 
+@pytest.mark.parametrize('kind', [SUBSCALE, FUSED, {'model__kind': 'wavenet'}])
+def test_only_the_plain_model_may_have_one_mixture(kind):
+  kind = kind | {'model__output': 'mixture'}
+  with pytest.raises(InputError, match="model.output: found 'mixture', expected 'dual_softmax' in"):
+    rules.check(_changed(**kind))
+  rules.check(_changed(model__output='mixture'))
+
+
 def test_all_impossible_values_are_reported_together():
   with pytest.raises(InputError) as error:
     rules.check(_changed(model__units=7, train__batch=0, data__mels='x'))
@@ -198,7 +206,11 @@ def test_an_export_is_ruled_out_exactly_where_it_cannot_be_packed(changes):
     ('persistent', {'model__kind': 'fused', 'model__lanes': 2, 'model__horizon': 2},
      "model.kind: found 'fused', expected 'wavernn' or 'subscale'"),
     ('persistent', SUBSCALE | {'model__prediction': 'spectral', 'train__input_noise': 0.0},
-     "model.prediction: found 'spectral', expected 'none' for a subscale model")])
+     "model.prediction: found 'spectral', expected 'none' for a subscale model"),
+    *((purpose, {'model__output': 'mixture'},
+       f"model.output: found 'mixture', expected 'dual_softmax' for {reader}")
+      for purpose, reader in (('cpu', '--engine=cpu'), ('persistent', '--engine=pallas'),
+                              ('export', 'an export')))])
 def test_a_purpose_has_rules_of_its_own(purpose, changes, expected):
   rules.check(_changed(**changes))
   with pytest.raises(InputError, match=expected):

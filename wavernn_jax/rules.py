@@ -135,6 +135,18 @@ def _gru(config: Config) -> list[tuple]:
            f'False in a {m.kind} model')]
 
 
+def _output(config: Config) -> list[tuple]:
+  """Rules for the ablation of the dual softmax (models/single_head.py)."""
+  m = config.model
+  return [(m.output == 'dual_softmax' or m.kind == 'wavernn', 'model.output', m.output,
+           f"'dual_softmax' in a {m.kind} model")]
+
+
+def _only_dual_softmax(config: Config, instead: str) -> tuple:
+  output = config.model.output
+  return output == 'dual_softmax', 'model.output', output, f"'dual_softmax' for {instead}"
+
+
 def _wavenet(config: Config) -> list[tuple]:
   m, p = config.model, config.pruning
   if m.kind != 'wavenet':
@@ -221,7 +233,8 @@ def _export(config: Config) -> list[tuple]:
   if inputs > 1:
     sizes['units'] = m.units, 2 * inputs
     sizes['context_channels'] = m.context_channels, inputs
-  return [(m.kind != 'wavenet', 'model.kind', m.kind, 'a kind that exports hold')] + [
+  return [(m.kind != 'wavenet', 'model.kind', m.kind, 'a kind that exports hold'),
+          _only_dual_softmax(config, 'an export')] + [
           (size % multiple == 0, f'model.{field}', size,
            f'a multiple of {multiple} for an export in blocks of {outputs}x{inputs}')
           for field, (size, multiple) in sizes.items()]
@@ -232,6 +245,7 @@ def _cpu(config: Config) -> list[tuple]:
   return [
       (m.kind in ('wavernn', 'subscale'), 'model.kind', m.kind,
        "'wavernn' or 'subscale' for --engine=cpu; use --engine=scan"),
+      _only_dual_softmax(config, '--engine=cpu; use --engine=scan'),
       (m.lanes == 1, 'model.lanes', m.lanes, '1 for --engine=cpu; use --engine=scan'),
       (m.units % _CPU_UNITS == 0, 'model.units', m.units,
        f'a multiple of {_CPU_UNITS} for --engine=cpu; use --engine=scan'),
@@ -244,12 +258,13 @@ def _persistent(config: Config) -> list[tuple]:
   return [
       (m.kind in ('wavernn', 'subscale'), 'model.kind', m.kind,
        "'wavernn' or 'subscale' for --engine=pallas; use --engine=scan"),
+      _only_dual_softmax(config, '--engine=pallas; use --engine=scan'),
       (m.kind != 'subscale' or m.prediction == 'none', 'model.prediction', m.prediction,
        "'none' for a subscale model with --engine=pallas; use --engine=scan"),
       (not m.reset_bias, 'model.reset_bias', m.reset_bias,
        'False for --engine=pallas; use --engine=scan')]
 
 
-_JOINT = (_mel, _train, _pruning, _prediction, _gru, _wavenet, _lanes)
+_JOINT = (_mel, _train, _pruning, _prediction, _gru, _output, _wavenet, _lanes)
 _PURPOSES = {'train': (), 'export': (_export,), 'cpu': (_cpu,), 'persistent': (_persistent,),
              'native': (_export, _cpu)}

@@ -48,14 +48,8 @@ class _Parameters(nnx.Module):
         # Nothing hears the residual of the last block.
         'outputs': nnx.Linear(units, config.skip + (residual if i < last else 0), rngs=rngs),
     }) for i in range(config.blocks)])
-    components = config.mixtures
-    self.outputs = nnx.Dict({
-        'hidden': nnx.Linear(config.skip, config.projection, rngs=rngs),
-        'output': nnx.Linear(
-            config.projection, mixture.FIELDS * components, rngs=rngs,
-            # Small beside the bias, which spreads the components.
-            kernel_init=nnx.initializers.variance_scaling(0.01, 'fan_in', 'truncated_normal'),
-            bias_init=lambda *_: jnp.asarray(mixture.bias(components, inputs.scales)))})
+    self.outputs = mixture.output_layer(
+        config.skip, config.projection, config.mixtures, inputs.scales, rngs)
 
 
 def block(params, past, x, gates, skip: int, compute_dtype: str):

@@ -100,6 +100,10 @@ def pack(params, masks, config: Config, weights: str = 'bfloat16',
     raise InputError("--mode=export, --engine=cpu: found a model of the kind 'wavenet', expected "
                      'a WaveRNN; synthesise and evaluate its run with --workdir=RUN and '
                      '--engine=scan.')
+  if config.model.output != 'dual_softmax':
+    raise InputError(f'--mode=export, --engine=cpu: found model.output = {config.model.output!r}, '
+                     "expected 'dual_softmax'; synthesise and evaluate its run with "
+                     '--workdir=RUN and --engine=scan.')
   if weights not in blocksparse.DTYPES:
     raise InputError(f'--weights={weights}: expected one of {list(blocksparse.DTYPES)}.')
   if sparse_only and all(np.all(mask) for mask in jax.tree.leaves(masks)):
@@ -177,7 +181,8 @@ def to_bytes(export: Export) -> bytes:
 def _model_fields(config: Config) -> dict:
   """What a reader needs to know of a model."""
   fields, kind = to_dict(config.model), config.model.kind
-  others = [name for owner, own in _OWN_FIELDS.items() if owner != kind for name in own]
+  others = ['output']  # all have a dual softmax
+  others += [name for owner, own in _OWN_FIELDS.items() if owner != kind for name in own]
   if kind == 'wavernn':
     others += ['lanes', 'horizon', 'taps_ahead']
   if config.model.prediction != 'spectral':

@@ -30,6 +30,7 @@ def fits(config: Config) -> bool:
   """Whether the CPU engine can run a model."""
   model = config.model
   return (model.kind in ('wavernn', 'subscale') and model.lanes == 1
+          and model.output == 'dual_softmax'
           and model.units % _UNITS == 0 and model.projection % _PROJECTION == 0)
 
 

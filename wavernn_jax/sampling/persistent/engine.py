@@ -52,6 +52,9 @@ def start(model, params, temperatures=(1.0, 1.0), block_frames: int = 16,
   if model.config.kind not in kinds:
     raise InputError(f'--engine=pallas: found a model of the kind {model.config.kind!r}, expected '
                      f'one of {list(kinds)}; use --engine=scan.')
+  if model.config.output != 'dual_softmax':
+    raise InputError(f'--engine=pallas: found model.output = {model.config.output!r}, expected '
+                     "'dual_softmax'; use --engine=scan.")
   if model.config.reset_bias:
     raise InputError('--engine=pallas: found a model with model.reset_bias, expected none; use '
                      '--engine=scan.')
