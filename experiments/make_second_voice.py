@@ -1,6 +1,8 @@
-"""Makes a second voice for the study of fine-tuning: espeak-ng with a natural jitter.
+r"""Makes a second voice for the study of fine-tuning: espeak-ng with a natural jitter.
 
     python -m experiments.make_second_voice [--output=runs/second_voice] [--minutes=1,5,15]
+    python -m experiments.make_second_voice --voice=en-us+m2 --pitches=20,80 --seed=1 \
+        --minutes=0.67 --held_out=0.1 --output=DIR
 
 Needs espeak-ng on the PATH. OUTPUT/1, OUTPUT/5 and OUTPUT/15 hold train folders of as many
 minutes, each the beginning of the next, and all the same valid and test, of 40 seconds
@@ -23,9 +25,9 @@ import soundfile
 from experiments import cli, make_demo_speech
 from wavernn_jax.errors import InputError
 
-VOICE = 'en-gb+m3'
-_HELD_OUT = 40.0  # seconds of valid and of test
-_SPEEDS, _PITCHES = (145, 180), (32, 46)  # words a minute, espeak-ng's 0..99
+VOICE, PITCHES = 'en-gb+m3', (32, 46)  # espeak-ng's 0..99
+HELD_OUT = 40.0  # seconds of valid and of test
+_SPEEDS = 145, 180  # words a minute
 # (Hz, size): standard deviations of the rate of time and of the logarithm of loudness, and the
 # frequencies up to which they move: a drift, and what changes from one period to the next.
 _WARP = (2.0, 0.02), (60.0, 0.012)
@@ -75,30 +77,31 @@ def _noise(samples: int, rate: int, parts, rng) -> np.ndarray:
   return total
 
 
-def speak(text: str, rng: np.random.Generator) -> np.ndarray:
+def speak(text: str, voice: str, pitches, rng: np.random.Generator) -> np.ndarray:
   """int16 at 24 kHz."""
-  speed, pitch = (int(rng.integers(*of)) for of in (_SPEEDS, _PITCHES))
-  pcm = make_demo_speech.spoken(text, VOICE, speed, pitch)
+  speed, pitch = (int(rng.integers(*of)) for of in (_SPEEDS, pitches))
+  pcm = make_demo_speech.speak(text, voice, speed, pitch)
   pcm = jitter(pcm, make_demo_speech.RATE, rng)
   pcm *= make_demo_speech.PEAK / np.abs(pcm).max()
   return make_demo_speech.dither(pcm, rng)
 
 
-def make(output, minutes, held_out: float = _HELD_OUT, seed: int = 0) -> dict:
+def make(output, minutes, held_out: float = HELD_OUT, seed: int = 0, voice: str = VOICE,
+         pitches=PITCHES) -> dict:
   """Writes the folders of `minutes`; returns the seconds of each."""
   output, minutes = pathlib.Path(output), sorted(minutes)
   rng = np.random.default_rng(seed)
-  texts = sentences(rng)
+  takes = (speak(text, voice, pitches, rng) for text in sentences(rng))
   folders = [output / f'{m:g}' for m in minutes]
-  seconds = {split: _write(folders, split, held_out, texts, rng) for split in ('valid', 'test')}
+  seconds = {split: _write(folders, split, held_out, takes) for split in ('valid', 'test')}
   found, done = {}, 0.0
   for i, limit in enumerate(minutes):
-    done += _write(folders[i:], f'train/{i}', 60 * limit - done, texts, rng)
+    done += _write(folders[i:], f'train/{i}', 60 * limit - done, takes)
     found[f'{limit:g}'] = round(done, 1)
   return {'output': str(output), 'train_seconds': found, **seconds}
 
 
-def _write(folders, part: str, seconds: float, texts, rng) -> float:
+def _write(folders, part: str, seconds: float, takes) -> float:
   """New sentences of at least so many seconds, under a name in each of the folders."""
   done = 0.0
   for folder in folders:
@@ -106,7 +109,7 @@ def _write(folders, part: str, seconds: float, texts, rng) -> float:
   for i in itertools.count():
     if done >= seconds:
       return round(done, 1)
-    pcm = speak(next(texts), rng)
+    pcm = next(takes)
     name = f'{part.replace("/", "_")}_{i:04}.flac'
     first, *others = (folder / part / name for folder in folders)
     soundfile.write(first, pcm, make_demo_speech.RATE, 'PCM_16', format='FLAC')
@@ -123,10 +126,23 @@ def main() -> None:
   except ValueError as error:
     raise InputError(f'--minutes={",".join(given.minutes)}: found {error}, expected numbers such '
                      'as 1,5,15.') from error
-  print(json.dumps(make(given.output, minutes)), flush=True)
+  try:
+    pitches = tuple(int(p) for p in given.pitches)
+    low, high = pitches
+  except ValueError as error:
+    raise InputError(f'--pitches={",".join(given.pitches)}: expected two whole numbers such as '
+                     '32,46.') from error
+  if not 0 <= low < high <= 100:
+    raise InputError(f'--pitches={low},{high}: expected 0 ≤ the first < the second ≤ 100.')
+  print(json.dumps(make(given.output, minutes, given.held_out, given.seed, given.voice, pitches)),
+        flush=True)
 
 
 if __name__ == '__main__':
   flags.DEFINE_string('output', 'runs/second_voice', 'Folder to write.')
   flags.DEFINE_list('minutes', ['1', '5', '15'], 'Lengths of the training folders.')
+  flags.DEFINE_string('voice', VOICE, 'Voice and variant of espeak-ng.')
+  flags.DEFINE_list('pitches', [str(p) for p in PITCHES], 'Range of its pitch, of 0 to 99.')
+  flags.DEFINE_float('held_out', HELD_OUT, 'Seconds of valid and of test.')
+  flags.DEFINE_integer('seed', 0, 'Seed of sentences and jitter.')
   cli.run(main)
