@@ -203,7 +203,7 @@ def test_the_study_of_prediction_is_the_one_that_is_asked_for():
     model, train = config.model, config.train
     assert (model.kind, model.units, model.projection, model.channels) == ('wavernn', 128, 128, 64)
     assert (train.steps, train.batch, train.crop, train.burn_in) == (3_000, 4, 1_920, 240)
-  assert len(study.tuning_runs(prediction.full(), '')) == 2 * 4
+  assert len(study.tuning_runs(prediction.full(), '')) == 2 * 5
 
 
 def test_other_variants_are_refused():
