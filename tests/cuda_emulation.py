@@ -26,7 +26,7 @@ def library(macros: tuple[tuple[str, int], ...]) -> str:
 
 
 def chip(params, weights: str, team: int, lanes: int, teams: int = 1, taps: int = 0,
-         **defined) -> chips.Cuda:
+         masks=None, **defined) -> chips.Cuda:
   """The GPU kernel of chips.py with one plan whatever the batch, emulated.
 
   Args:
@@ -36,7 +36,7 @@ def chip(params, weights: str, team: int, lanes: int, teams: int = 1, taps: int 
     macros, shared = cuda.layout(operands, matrices, team, lanes)
     return cuda.Plan(team, lanes, teams, tuple((dict(macros) | defined).items()), shared)
 
-  return chips.Cuda(params, weights, _Emulated(),
+  return chips.Cuda(params, weights, masks, _Emulated(),
                     lambda macros, _: library(macros).encode(), choose, 'cpu', taps)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from wavernn_jax import config as config_lib, fields, models, rules
 from wavernn_jax.errors import InputError
-from wavernn_jax.sampling import cpu, export
+from wavernn_jax.sampling import export
 
 
 def _changed(**values):
@@ -173,10 +173,17 @@ def test_a_spoken_copy_has_at_least_a_frame():
   rules.check(_changed(evaluation__synthesize_seconds=0.001, evaluation__synthesize=0))
 
 
+FOURS = {'pruning__block_outputs': 4, 'pruning__block_inputs': 4, 'pruning__recurrent': 0.5}
+SUBSCALE_8 = SUBSCALE | {'model__lanes': 8, 'model__horizon': 2}
+WAVENET = {'model__kind': 'wavenet'}
+
+
 @pytest.mark.parametrize('changes', [
     {'model__units': 24}, {'model__projection': 40}, {'model__units': 48},
-    {'pruning__block_outputs': 4, 'pruning__block_inputs': 4, 'pruning__recurrent': 0.5,
-     'model__channels': 18}])
+    FOURS | {'model__channels': 18}, FOURS | {'model__units': 24, 'model__projection': 20},
+    FOURS | {'pruning__recurrent': 0.0, 'model__channels': 18},
+    SUBSCALE_8 | FOURS | {'model__context_channels': 18}, SUBSCALE_8 | FOURS,
+    SUBSCALE_8 | FOURS | {'model__context_channels': 18, 'model__prediction': 'spectral'}])
 def test_an_export_is_ruled_out_exactly_where_it_cannot_be_packed(changes):
   config = _changed(**{'model__units': 32, 'model__projection': 32, 'model__channels': 16,
                        'model__layers': 1, 'pruning__steps': 10} | changes)
@@ -187,22 +194,23 @@ def test_an_export_is_ruled_out_exactly_where_it_cannot_be_packed(changes):
     packed = True
   except InputError:
     packed = False
-  assert packed == (not rules.problems(config, 'export'))
+  assert packed == rules.suits(config, 'export')
 
 
 @pytest.mark.parametrize('purpose, changes, expected', [
-    ('cpu', {'model__units': 48}, 'model.units: found 48, expected a multiple of 32'),
-    ('cpu', {'model__projection': 40}, 'model.projection: found 40, expected a multiple of 16'),
-    ('cpu', {'model__kind': 'fused', 'model__lanes': 2, 'model__horizon': 2},
-     "model.kind: found 'fused', expected 'wavernn' or 'subscale' for --engine=cpu"),
-    ('persistent', {'model__kind': 'fused', 'model__lanes': 2, 'model__horizon': 2},
-     "model.kind: found 'fused', expected 'wavernn' or 'subscale'"),
+    ('cpu', {'model__units': 48}, 'model.units = 48, expected a multiple of 32; use --engine=s'),
+    ('cpu', {'model__projection': 40}, 'model.projection = 40, expected a multiple of 16'),
+    ('cpu', FUSED, "model.kind = 'fused', expected 'wavernn' or 'subscale'; use --engine=scan"),
+    ('cpu', SUBSCALE, 'model.lanes = 16, expected 1'),
+    ('export', WAVENET, "model.kind = 'wavenet', expected a WaveRNN; synthesise and evaluate its"),
+    ('export', FOURS | {'model__units': 20}, 'model.units = 20, expected a multiple of 8 for bl'),
+    ('persistent', FUSED, "model.kind = 'fused', expected 'wavernn' or 'subscale'"),
     ('persistent', SUBSCALE | {'model__prediction': 'spectral', 'train__input_noise': 0.0},
-     "model.prediction: found 'spectral', expected 'none' for a subscale model")])
+     "model.prediction = 'spectral', expected 'none' for a subscale model"),
+    ('persistent', {'model__reset_bias': True}, 'model.reset_bias = True, expected False')])
 def test_a_purpose_has_rules_of_its_own(purpose, changes, expected):
   rules.check(_changed(**changes))
-  with pytest.raises(InputError, match=expected):
-    rules.check(_changed(**changes), purpose)
-  rules.check(config_lib.Config(), purpose)
-  if purpose == 'cpu':
-    assert cpu.fits(config_lib.Config()) and not cpu.fits(_changed(**changes))
+  with pytest.raises(rules.Unsuited, match=f'--engine=.*: found {expected}'):
+    rules.check_suits(_changed(**changes), purpose)
+  rules.check_suits(config_lib.Config(), purpose)
+  assert rules.suits(config_lib.Config(), purpose) and not rules.suits(_changed(**changes), purpose)

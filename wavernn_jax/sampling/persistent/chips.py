@@ -84,12 +84,13 @@ class Cuda:
   tolerance = 0.01
   dtype = jnp.dtype(jnp.float32)  # activations stay so, whatever the weights
 
-  def __init__(self, params, weights: str, driver: driver_lib.Driver | None = None,
+  def __init__(self, params, weights: str, masks=None, driver: driver_lib.Driver | None = None,
                compile_source=driver_lib.compile_source, choose=cuda.choose,
                platform: str = 'CUDA', taps: int = 0):
     """Args:
       params: of models/wavernn.py.
       weights: type of the matrices.
+      masks: of pruning.py; None keeps all blocks.
       driver: the machine's by default.
       compile_source: as driver.compile_source.
       choose: as cuda.choose.
@@ -107,7 +108,8 @@ class Cuda:
           f'{driver_lib.OLDEST / 10} (Ampere) or more')
     self.kind = weights
     self._operands = operands_lib.build(params, self.multiple, taps)
-    self._matrices = cuda.pack(self._operands, weights)
+    self._matrices = cuda.pack(self._operands, weights,
+                               operands_lib.kept(params, masks, self.multiple, taps))
     self._compile, self._platform = compile_source, platform
     self._choose = functools.cache(lambda batch: choose(
         self._operands, self._matrices, self.chip, batch))

@@ -32,9 +32,9 @@ from wavernn_jax.sampling.persistent.operands import Filters, Operands, round_up
 BLOCK = blocksparse.BLOCK_SIZE  # outputs of a block row
 LANES = (1, 2, 4, 8)
 _TYPES = {'float32': (0, 4), 'bfloat16': (1, 2), 'int8': (2, 1)}  # macro, bytes
-_DENSE = 0.5  # density from which all blocks are kept and no index is read
+_DENSE = 0.5  # density above which all blocks are kept and no index is read
 # The structures Row and Share of persistent.cu.
-ROW = np.dtype([('begin', '<i4'), ('count', '<u2'), ('index', '<u2'), ('scale', '<f4')])
+ROW = np.dtype([('begin', '<i4'), ('count', '<u2'), ('index', '<u2')])
 _ROWS_AT = 32
 _MAX_THREADS = 512
 _SPINS = 1 << 22  # polls, seconds, until a number that does not come is given up
@@ -60,6 +60,13 @@ class Matrices:
     """The matrix of each block row."""
     return np.repeat(np.arange(len(self.packed)), [len(m.offsets) - 1 for m in self.packed])
 
+  @functools.cached_property
+  def scales(self) -> np.ndarray:
+    """That of each output of all matrices; a number without use if they are not int8."""
+    if self.packed[0].scales is None:
+      return np.ones(1, np.float32)
+    return np.concatenate([m.scales for m in self.packed])
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -84,23 +91,34 @@ class Plan:
     return self.lanes * self.teams
 
 
-def pack(operands: Operands, weights: str) -> Matrices:
-  """Matrices with only the blocks that hold anything; all of them if most do."""
+def pack(operands: Operands, weights: str, kept: Operands | None = None) -> Matrices:
+  """The blocks that a model keeps; all of them if that is most.
+
+  Args:
+    operands: of the model.
+    weights: type of the matrices.
+    kept: the same of ones where weights are kept, and zeros; None if all are.
+  """
+  masks = [None] * 5 if kept is None else [
+      m.reshape(len(m) // BLOCK, BLOCK, -1).any(axis=1) for m in _outputs_first(kept)]
+  dense = kept is None or sum(m.sum() for m in masks) > _DENSE * sum(m.size for m in masks)
+  return Matrices(tuple(
+      blocksparse.pack(m, (BLOCK, 1), weights, None if dense else mask)
+      for m, mask in zip(_outputs_first(operands), masks, strict=True)), bool(dense))
+
+
+def _outputs_first(operands: Operands) -> list[np.ndarray]:
+  """The five matrices [outputs, inputs], in the kernel's order."""
   recurrent, hidden, output = (np.asarray(a) for a in (
       operands.recurrent, operands.hidden, operands.output))
-  dense_OxN = [np.asarray(a.T) for a in (recurrent, hidden[0], output[0], hidden[1], output[1])]
-  masks = [m.reshape(len(m) // BLOCK, BLOCK, -1).any(axis=1) for m in dense_OxN]
-  dense = sum(m.sum() for m in masks) > _DENSE * sum(m.size for m in masks)
-  return Matrices(tuple(
-      blocksparse.pack(m, (BLOCK, 1), weights, None if dense else mask, row_scales=True)
-      for m, mask in zip(dense_OxN, masks, strict=True)), bool(dense))
+  return [m.T for m in (recurrent, hidden[0], output[0], hidden[1], output[1])]
 
 
 def rounded(kernel_NxO, weights: str):
   """A kernel, inputs first, as a packed one multiplies: what the kernel is compared with."""
   kernel = np.asarray(kernel_NxO, np.float32)
   padded = np.pad(kernel.T, [(0, -kernel.shape[1] % BLOCK), (0, 0)])
-  packed = blocksparse.pack(padded, (BLOCK, 1), weights, row_scales=True)
+  packed = blocksparse.pack(padded, (BLOCK, 1), weights)
   return blocksparse.unpack(packed)[:kernel.shape[1]].T
 
 
@@ -179,9 +197,6 @@ def shares(matrices: Matrices, plan: Plan) -> np.ndarray:
   values = np.concatenate([m.values for m in matrices.packed])
   indices = np.concatenate([m.indices for m in matrices.packed]).astype(np.uint16)
   within = np.concatenate([np.arange(len(m.offsets) - 1) for m in matrices.packed])
-  scales = np.concatenate([
-      np.ones(len(m.offsets) - 1) if m.scales is None else m.scales[::BLOCK]
-      for m in matrices.packed]).astype(np.float32)
   made = np.zeros((plan.team, share_bytes(macros)), np.uint8)
   for member in range(plan.team):
     own = np.arange(member, len(matrices.counts), plan.team)
@@ -190,7 +205,7 @@ def shares(matrices: Matrices, plan: Plan) -> np.ndarray:
     first = np.searchsorted(matrices.owners[own], np.arange(6)).astype(np.int32)
     table = np.zeros(len(own), ROW)
     table['begin'], table['count'] = ends - matrices.counts[own], matrices.counts[own]
-    table['index'], table['scale'] = within[own], scales[own]
+    table['index'] = within[own]
     at = _values_at(macros)
     pieces = {0: first, _ROWS_AT: table, at: values[blocks]}
     if not matrices.dense:
@@ -215,8 +230,8 @@ def add_kernel(plan: Plan, image: bytes, driver: driver_lib.Driver) -> int:
 def constants(operands: Operands, matrices: Matrices, plan: Plan) -> tuple:
   """What the kernel reads and never changes, as `sample` takes it."""
   return tuple(jnp.asarray(a) for a in (
-      shares(matrices, plan), operands.previous, operands.current, operands.hidden_bias,
-      operands.output_bias))
+      shares(matrices, plan), matrices.scales, operands.previous, operands.current,
+      operands.hidden_bias, operands.output_bias))
 
 
 def sample(kernel: int, plan: Plan, constants, gates_FxBxG, uniform_Tx2xB, h_BxH, pcm_B, positions,

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wavernn_jax import draw
+from wavernn_jax import draw, pruning
 from wavernn_jax.config import MelConfig
 from wavernn_jax.models import conditioning, hearing, wavernn
 
@@ -125,6 +125,13 @@ def build(params, multiple: int, taps: int = 0) -> Operands:
       output=outputs('output', 'kernel', to_P, 0),
       output_bias=outputs('output', 'bias', 0, 0),
       taps=taps)
+
+
+def kept(params, masks, multiple: int, taps: int = 0) -> Operands | None:
+  """`build` of ones in the blocks that masks keep, and zeros; None if nothing is pruned."""
+  if not jax.tree.leaves(masks):
+    return None
+  return build(pruning.apply_masks(jax.tree.map(np.ones_like, params), masks), multiple, taps)
 
 
 def pad_halves(x, multiple: int, gates: int):

@@ -37,7 +37,7 @@ constexpr u32 ALL = 0xffffffffu;
 
 enum Matrix { RECURRENT, HIDDEN_COARSE, OUTPUT_COARSE, HIDDEN_FINE, OUTPUT_FINE, MATRICES };
 
-struct Row { int begin; u16 count, index; float scale; };  // blocks of a local block row
+struct Row { int begin; u16 count, index; };  // blocks of a local block row
 
 // A member's share of the weights, as cuda.py packs it.
 struct Share {
@@ -61,6 +61,7 @@ struct Slots { u64 g[LANES * G], a[2][LANES * P], y[2][LANES * V]; };
 
 struct Inputs {
   const u32* share;           // [TEAM][sizeof(Share) / 4]
+  const float* scales;        // of int8: [outputs of all matrices], else unused
   const float* previous;      // [HEARD][G]
   const float* current;       // [3][HALF]
   const float* hidden_bias;   // [2][P]
@@ -165,10 +166,18 @@ __device__ __forceinline__ void row_product(const Share& share, const Row& row, 
   }
 }
 
+// Outputs of the matrices before one, in the order of `Matrix`.
+__device__ __forceinline__ int outputs_before(Matrix matrix) {
+  return matrix == RECURRENT ? 0 : G + (matrix - 1) / 2 * (P + V) + (matrix - 1) % 2 * P;
+}
+
 // This member's rows of a matrix times x; emit(row, lane, value) for each. Fewer rows than warps
-// are cut along the columns and summed through shared memory.
+// are cut along the columns and summed through shared memory. The scales of int8 are read from
+// the L1 cache: with them in shared memory, a sparse model of 1024 units would need more than one
+// multiprocessor has. They are asked for before the product that they are multiplied with.
 template <class Emit>
-__device__ __forceinline__ void product(Memory& m, Matrix matrix, const float* x, Emit emit) {
+__device__ __forceinline__ void product(Memory& m, const float* scales, Matrix matrix,
+                                        const float* x, Emit emit) {
   const Share& share = m.share;
   const int first = share.first[matrix], rows = share.first[matrix + 1] - first;
   if (rows == 0) return;
@@ -176,17 +185,22 @@ __device__ __forceinline__ void product(Memory& m, Matrix matrix, const float* x
   const int warp = threadIdx.x / 32, thread = threadIdx.x % 32;
   const int within = thread % 4 * 4 + (thread >> 4 & 1) * 2 + (thread >> 3 & 1);
   float* partial = m.partial[matrix == RECURRENT];
+  const auto scale = [&](int output) {
+    return WEIGHTS == 2 ? scales[outputs_before(matrix) + output] : 1.0f;
+  };
   for (int task = warp; task < rows * parts; task += WARPS) {
     const Row& row = share.rows[first + task / parts];
     const int eighths = (row.count + 7) / 8, part = task % parts;
     const int begin = row.begin + eighths * part / parts * 8;
     const int end = row.begin + min(row.count, eighths * (part + 1) / parts * 8);
+    const int output = row.index * BLOCK + within;
+    const float factor = parts == 1 ? scale(output) : 1.0f;
     float sums[LANES];
     row_product(share, row, begin, end, x, sums);
     if (thread & 4) continue;  // the other copy of the same sums
 #pragma unroll
     for (int l = 0; l < LANES; l++) {
-      if (parts == 1) emit(row.index * BLOCK + within, l, sums[l] * row.scale);
+      if (parts == 1) emit(output, l, sums[l] * factor);
       else partial[(task * BLOCK + within) * LANES + l] = sums[l];
     }
   }
@@ -194,11 +208,12 @@ __device__ __forceinline__ void product(Memory& m, Matrix matrix, const float* x
   __syncthreads();
   for (int i = threadIdx.x; i < rows * BLOCK * LANES; i += THREADS) {
     const int l = i / (rows * BLOCK), r = i % (rows * BLOCK);
-    const Row& row = share.rows[first + r / BLOCK];
+    const int output = share.rows[first + r / BLOCK].index * BLOCK + r % BLOCK;
+    const float factor = scale(output);
     float sum = 0;
     for (int part = 0; part < parts; part++)
       sum += partial[((r / BLOCK * parts + part) * BLOCK + r % BLOCK) * LANES + l];
-    emit(row.index * BLOCK + r % BLOCK, l, sum * row.scale);
+    emit(output, l, sum * factor);
   }
 }
 
@@ -269,7 +284,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
 
   const auto recurrent = [&](int sample) {
     Slots& slots = team[sample % 2];
-    product(m, RECURRENT, m.h, [&](int row, int l, float value) {
+    product(m, in.scales, RECURRENT, m.h, [&](int row, int l, float value) {
       send(slots.g + l * G + row, value, sample + 1);
     });
   };
@@ -320,7 +335,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
       __syncthreads();
 
       // The hidden layer; after the fine half also G of the next sample.
-      product(m, side ? HIDDEN_FINE : HIDDEN_COARSE, m.h + side * HALF * LANES,
+      product(m, in.scales, side ? HIDDEN_FINE : HIDDEN_COARSE, m.h + side * HALF * LANES,
               [&](int row, int l, float value) {
                 if (added && !side) value += in.added[(t * lanes + lane0 + l) * P + row];
                 value = fmaxf(value + in.hidden_bias[side * P + row], 0);
@@ -341,7 +356,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
       __syncthreads();
 
       // The output layer, and the draw.
-      product(m, side ? OUTPUT_FINE : OUTPUT_COARSE, m.a, [&](int row, int l, float value) {
+      const Matrix output_layer = side ? OUTPUT_FINE : OUTPUT_COARSE;
+      product(m, in.scales, output_layer, m.a, [&](int row, int l, float value) {
         value += in.output_bias[side * V + row];
         if (TEAM == 1) m.y[l * V + position(row)] = value;
         else send(slots.y[side] + l * V + position(row), value, mark);
