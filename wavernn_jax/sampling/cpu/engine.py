@@ -152,8 +152,8 @@ class _Predictions:
 
   def __call__(self, mel_FxM) -> hear.Predictor:
     with jax.enable_x64(True):
-      r_FxK = np.asarray(self._autocorrelation(mel_FxM))
-      found = self._filters(*levinson.solve(r_FxK), r_FxK[:, 0])
+      r_FxN = np.asarray(self._autocorrelation(mel_FxM))
+      found = self._filters(*levinson.solve(r_FxN), r_FxN[:, 0])
     taps, *rest = (np.array(a) for a in found)
     return hear.Predictor(taps, *rest, _RAMPS, taps.shape[1])
 
