@@ -62,20 +62,25 @@ def log_mels(rnn, frames):
 # Samples
 
 
-CASES = {  # units, projection, sparsity, weights, team, lanes, teams, utterances, temperatures
+CASES = {  # units, projection, sparsity, weights, team, streams, teams, utterances, temperatures
     'dense team, two launches, cut rows': (72, 20, 0.0, 'float32', 5, 2, 1, 3, (1.0, 0.7)),
     'sparse teams': (96, 48, 0.8, 'bfloat16', 2, 1, 2, 2, (0.0, 1.0)),
     'sparse member': (128, 32, 0.9, 'int8', 1, 4, 1, 3, (1.0, 1.0))}
 
 
+FEW = [('dense team, two launches, cut rows', 0), ('dense team, two launches, cut rows', 1),
+       ('sparse teams', 45), ('sparse member', 0), ('sparse member', 45)]
+ALL = [(case, taps) for case in CASES for taps in (0, 1, 45)]
+
+
 @emulated
-@pytest.mark.parametrize('taps', [0, 1, 45])
-@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize(('case', 'taps'), [
+    pytest.param(*each, marks=() if each in FEW else pytest.mark.slow) for each in ALL])
 def test_samples_are_those_of_the_scan_sampler(case, taps):
   """Over blocks of a stream. Rounding differs."""
-  units, projection, sparsity, weights, team, lanes, teams, utterances, temperatures = CASES[case]
+  units, projection, sparsity, weights, team, streams, teams, utterances, temperatures = CASES[case]
   rnn, params, masks = model(units, projection, sparsity, center=units != 72, taps=taps)
-  chip = cuda_emulation.chip(params, weights, team, lanes, teams, taps, masks)
+  chip = cuda_emulation.chip(params, weights, team, streams, teams, taps, masks)
   found = engine.Sampler(rnn, params, chip, temperatures, BLOCK)
   expected = scan.Sampler(rnn, checks.rounded(params, weights), temperatures, BLOCK)
   inputs = log_mels(rnn, (7, 3, 5)[:utterances]), draw.keys(4, range(utterances))
@@ -220,11 +225,11 @@ def test_the_masks_say_which_blocks_are_kept():
 def test_plans_of_an_h200():
   built, matrices = packed(*large(896), 'bfloat16')
   one, many = (cuda.choose(built, matrices, H200, batch) for batch in (1, 16))
-  assert (one.team, one.lanes, one.teams) == (132, 1, 1)
+  assert (one.team, one.streams, one.teams) == (132, 1, 1)
   assert many.batch >= 16 and many.team * many.teams <= 132
   sparse = large(1024, 0.95)
   plan = cuda.choose(*packed(*sparse, 'int8'), H200, 132)
-  assert (plan.team, plan.lanes, plan.teams) == (1, 1, 132)  # a stream on each
+  assert (plan.team, plan.streams, plan.teams) == (1, 1, 132)  # a stream on each
   needed = [cuda.layout(*packed(*sparse, 'bfloat16'), team, 1)[1] for team in (1, 2)]
   assert needed[0] > H200.shared_bytes >= needed[1]
 

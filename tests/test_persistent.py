@@ -179,7 +179,7 @@ def test_subscale_models_with_a_prediction_fall_back(monkeypatch):
 def test_more_units_than_the_chip_holds_fall_back(monkeypatch):
   monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
   monkeypatch.setattr(tpu, '_VMEM_USABLE', 1_000_000)
-  message = '256 units, projection 128, 1 lanes .* 0 units .* fit.*scan'
+  message = '256 units, projection 128, 1 streams .* 0 units .* fit.*scan'
   with pytest.warns(UserWarning, match=message):
     found = sampling.open(voice(), 'pallas')
   assert found.name == 'scan' and isinstance(found, scan.Sampler)

@@ -179,7 +179,7 @@ def sparse():
       plan = dataclasses.asdict(sampler._chip.plan(lanes))
       yield _row(sampler, f'kernel, 1024 units, 95% sparse, {weights}', lanes,
                  **sampler.check(lanes, checks.rounded(voice.params, weights)),
-                 plan={name: plan[name] for name in ('team', 'lanes', 'teams')})
+                 plan={name: plan[name] for name in ('team', 'streams', 'teams')})
 
 
 def subscale():

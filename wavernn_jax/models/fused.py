@@ -285,7 +285,7 @@ class Fused(subscale.Lanes):
 
   def _step(self, params, recurrent, own_weights, temperatures, carry, at_w):
     """The body of the scan of `sample`: the nibbles of all lanes, the highest first."""
-    (h_BxH, pcm_NxSxB), (x, uniform_4xR, live_SxB) = carry, at_w
+    (h_BxH, pcm_NxSxB), (x, uniform_4xZ, live_SxB) = carry, at_w
     g_BxG = recurrent(h_BxH)  # once, for all nibbles
     inputs_BxE = _past_inputs(context.hear_value(pcm_NxSxB[::-1].astype(h_BxH.dtype), GAINS))
     x = [jnp.split(conditioning.add_inputs(v, inputs_BxE, w), NIBBLES, axis=1)
@@ -297,12 +297,12 @@ class Fused(subscale.Lanes):
         own_BxSx2 = context.hear_value(join_nibbles(nibbles, k).astype(h_BxH.dtype).T, GAINS)
         x_k = [add_own(v, own_BxSx2, w[:, k]) for v, w in zip(x_k, own_weights, strict=True)]
       parts.append(cell.part(g_BxG, h_BxH, x_k, k, NIBBLES))
-      logits_RxV = jnp.concatenate([
+      logits_ZxV = jnp.concatenate([
           likelihood.layer_logits(params['outputs'][str(s)][str(k)], y_BxQ,
                                   self.config.compute_dtype)
           for s, y_BxQ in enumerate(jnp.split(parts[k], self.lanes, axis=1))])
-      drawn_R = draw.categorical(logits_RxV, uniform_4xR[k], temperatures[k // 2])
-      nibbles.append(jnp.where(live_SxB, drawn_R.reshape(live_SxB.shape), silent[k]))
+      drawn_Z = draw.categorical(logits_ZxV, uniform_4xZ[k], temperatures[k // 2])
+      nibbles.append(jnp.where(live_SxB, drawn_Z.reshape(live_SxB.shape), silent[k]))
     pcm_SxB = join_nibbles(nibbles).astype(jnp.int16)
     pcm_NxSxB = jnp.concatenate([pcm_NxSxB[1:], pcm_SxB[None]])
     return (jnp.concatenate(parts, axis=1), pcm_NxSxB), pcm_SxB

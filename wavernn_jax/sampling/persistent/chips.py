@@ -4,7 +4,7 @@
   dtype                of the products' inputs, for the check against the model
   kind                 of the weights: float32, bfloat16 or int8
   tolerance            nats by which a log-probability may differ from the model's
-  fit(batch)           lanes of one launch; `DoesNotFit` if there is no room
+  fit(batch)           streams of one launch; `DoesNotFit` if there is no room
   weights(batch)       arrays that do not change from call to call
   call(batch, weights, …)
                        the kernel, inside `jax.jit`; the other arguments are those of
@@ -35,7 +35,7 @@ class DoesNotFit(InputError):
 class Tpu:
   """Pallas, one core."""
 
-  multiple = tpu.LANES
+  multiple = tpu.WIDTH
 
   def __init__(self, params, weights: str, hop: int, interpret: bool = False, taps: int = 0):
     """Args:
@@ -62,7 +62,7 @@ class Tpu:
       widest = max(h for h in range(0, w.half, self.multiple) if h == 0 or tpu.fits(
           h, h, *rest))
       raise DoesNotFit(
-          f'--engine=pallas: {2 * w.half} units, projection {w.projection}, {batch} lanes of '
+          f'--engine=pallas: {2 * w.half} units, projection {w.projection}, {batch} streams of '
           f'{self.dtype.name} are more than the memory of a TPU core holds; {2 * widest} units '
           f'with a projection of {widest} fit.')
     return batch

@@ -122,11 +122,11 @@ class Sampler(Engine):
       int16 BxT, the next state, and with `forced_BxT` the logits TxBx2xV, else None.
     """
     batch = len(mel_BxFxM)
-    lanes = self._chip.fit(batch)
+    streams = self._chip.fit(batch)
     pieces = []
-    for first in range(0, batch, lanes):
-      # Lanes are filled up with copies of the last utterance.
-      which = np.minimum(np.arange(first, first + lanes), batch - 1)
+    for first in range(0, batch, streams):
+      # Streams are filled up with copies of the last utterance.
+      which = np.minimum(np.arange(first, first + streams), batch - 1)
       pick = functools.partial(jax.tree.map, lambda a, which=which: np.asarray(a)[which])
       pieces.append(self._run(
           self._weights(batch), self._params, pick(state), pick(mel_BxFxM), pick(keys_Bx2),

@@ -3,7 +3,7 @@
 The grid runs over frames, in order; a step of it makes the samples of a frame
 in one `fori_loop`. The weights have the same block at every step, so they are
 copied into VMEM once; state stays in VMEM from step to step. Every array is
-two-dimensional, lanes B in sublanes; a lane's number is a column [B, 1].
+two-dimensional, a row for each stream; a number of each stream is a column [B, 1].
 
 Constraints of the chip that shape the code: no gathers, so a uniform number
 is picked from its row of a frame by a mask; no cumulative sum, so that of the
@@ -24,7 +24,8 @@ from wavernn_jax.likelihood import BYTE_VALUES
 from wavernn_jax.models import cell
 from wavernn_jax.sampling.persistent import operands as operands_lib, tpu_hearing
 
-LANES, SUBLANES = tpu_hearing.LANES, 8
+# Numbers of a register: along the last axis, and along the one before.
+WIDTH, HEIGHT = tpu_hearing.WIDTH, 8
 _VMEM = 100 * 2**20  # bytes; libtpu's compiler accepts it for v5e, v5p and v6e
 _VMEM_USABLE = 88 * 2**20
 
@@ -32,10 +33,10 @@ _VMEM_USABLE = 88 * 2**20
 def sample(weights: operands_lib.Operands, gates_FxBxG, uniform_Tx2xB, h_BxH, pcm_B,
            positions, temperatures, forced_BxT=None, added_TxBxP=None, filters=None,
            interpret: bool = False):
-  """Draws F − 2 frames of samples of each lane in one kernel.
+  """Draws F − 2 frames of samples of each stream in one kernel.
 
   Args:
-    weights: padded to `LANES`; the type of `recurrent`, `hidden` and `output` is
+    weights: padded to `WIDTH`; the type of `recurrent`, `hidden` and `output` is
       that of the products.
     gates_FxBxG: gate inputs of the frames −1, 0, ..; whoever has them at another
       rate gives frames of another length.
@@ -55,42 +56,42 @@ def sample(weights: operands_lib.Operands, gates_FxBxG, uniform_Tx2xB, h_BxH, pc
   """
   left, pairs = positions
   frames, hop, batch = gates_FxBxG.shape[0] - 2, len(left), len(h_BxH)
-  lanes = operands_lib.round_up(batch, SUBLANES)
-  heard = (tpu_hearing.Bytes(pcm_B, lanes) if filters is None
-           else tpu_hearing.Residuals(filters, lanes))
+  rows = operands_lib.round_up(batch, HEIGHT)
+  heard = (tpu_hearing.Bytes(pcm_B, rows) if filters is None
+           else tpu_hearing.Residuals(filters, rows))
   near = jnp.zeros(hop, jnp.int32) if filters is None else jnp.asarray(filters.nearest)
-  by_frame = functools.partial(_by_frame, hop=hop, lanes=lanes)
-  streams = [by_frame(uniform_Tx2xB[:, i]) for i in (0, 1)]
+  by_frame = functools.partial(_by_frame, hop=hop, rows=rows)
+  series = [by_frame(uniform_Tx2xB[:, i]) for i in (0, 1)]
   if forced_BxT is not None:
-    streams.append(by_frame(forced_BxT.T))
+    series.append(by_frame(forced_BxT.T))
   if added_TxBxP is not None:
-    streams.append(_pad(added_TxBxP, 1, lanes).reshape(frames, hop, lanes, -1))
-  around = [x for x in (_pad(gates_FxBxG, 1, lanes), *heard.frames) for _ in range(3)]
+    series.append(_pad(added_TxBxP, 1, rows).reshape(frames, hop, rows, -1))
+  around = [x for x in (_pad(gates_FxBxG, 1, rows), *heard.frames) for _ in range(3)]
   constants = (weights.recurrent, weights.previous, weights.current[None],
                *weights.hidden, weights.hidden_bias, *weights.output, weights.output_bias,
                jnp.triu(jnp.ones((BYTE_VALUES, BYTE_VALUES), jnp.float32)),
-               _pad(h_BxH, 0, lanes), *heard.constants, *heard.tape)
+               _pad(h_BxH, 0, rows), *heard.constants, *heard.tape)
 
   call = pl.pallas_call(
       functools.partial(_kernel, hop=hop, forced=forced_BxT is not None,
                         added=added_TxBxP is not None, heard=heard),
       grid=(frames,),
       in_specs=[*[_scalars()] * 4, *[_frame(x, i % 3) for i, x in enumerate(around)],
-                *[_frame(x) for x in streams], *[_constant(x) for x in constants]],
-      **_results(frames, lanes, streams[0].shape[-1], h_BxH.shape[1], hop,
+                *[_frame(x) for x in series], *[_constant(x) for x in constants]],
+      **_results(frames, rows, series[0].shape[-1], h_BxH.shape[1], hop,
                  forced_BxT is not None, heard.tape),
       compiler_params=pltpu.CompilerParams(
           dimension_semantics=('arbitrary',), vmem_limit_bytes=_VMEM),
       interpret=interpret)
   pcm, h, *logits = call(jnp.asarray(temperatures, jnp.float32), jnp.asarray(left),
-                         jnp.asarray(pairs).reshape(-1), near, *around, *streams, *constants)
+                         jnp.asarray(pairs).reshape(-1), near, *around, *series, *constants)
   return _unpadded(pcm, h, logits, batch, hop)
 
 
-def _by_frame(x_TxB, hop: int, lanes: int):
-  """[frames, lanes, width]: a frame's samples along the lanes of the chip."""
+def _by_frame(x_TxB, hop: int, rows: int):
+  """[frames, rows, width]: a frame's samples along the last axis."""
   x = x_TxB.astype(jnp.float32).reshape(-1, hop, x_TxB.shape[1]).transpose(0, 2, 1)
-  return jnp.pad(x, ((0, 0), (0, lanes - x.shape[1]), (0, -hop % LANES)))
+  return jnp.pad(x, ((0, 0), (0, rows - x.shape[1]), (0, -hop % WIDTH)))
 
 
 def _pad(x, axis: int, size: int):
@@ -111,11 +112,11 @@ def _unpadded(pcm, h, logits, batch: int, hop: int):
 
 def fits(half: int, projection: int, itemsize: int, batch: int, hop: int, taps: int = 0) -> bool:
   """Whether weights and buffers of padded sizes stay in VMEM."""
-  lanes, width = operands_lib.round_up(batch, SUBLANES), operands_lib.round_up(hop, LANES)
+  rows, width = operands_lib.round_up(batch, HEIGHT), operands_lib.round_up(hop, WIDTH)
   weights = 12 * half**2 + 2 * half * projection + 2 * projection * BYTE_VALUES
-  buffers = lanes * (3 * 2 * 6 * half + 6 * width + 16 * half) + 12 * half * SUBLANES
+  buffers = rows * (3 * 2 * 6 * half + 6 * width + 16 * half) + 12 * half * HEIGHT
   if taps:  # three frames' filters, twice, and what is carried
-    buffers += lanes * (9 * operands_lib.round_up(taps, LANES) + 12 * LANES)
+    buffers += rows * (9 * operands_lib.round_up(taps, WIDTH) + 12 * WIDTH)
   # Blocks are double-buffered, also those that never change.
   return 2 * weights * itemsize + 4 * (buffers + 2 * BYTE_VALUES**2) <= _VMEM_USABLE
 
@@ -133,15 +134,15 @@ def _constant(x):
   return pl.BlockSpec(x.shape, lambda i: (0,) * x.ndim)
 
 
-def _results(frames, lanes, width, units, hop, forced, tape):
-  shapes = [jax.ShapeDtypeStruct((frames, lanes, width), jnp.int32),
-            jax.ShapeDtypeStruct((lanes, units), jnp.float32)]
+def _results(frames, rows, width, units, hop, forced, tape):
+  shapes = [jax.ShapeDtypeStruct((frames, rows, width), jnp.int32),
+            jax.ShapeDtypeStruct((rows, units), jnp.float32)]
   specs = [_frame(shapes[0]), _constant(shapes[1])]
   if forced:
-    shapes.append(jax.ShapeDtypeStruct((frames, hop, 2, lanes, BYTE_VALUES), jnp.float32))
+    shapes.append(jax.ShapeDtypeStruct((frames, hop, 2, rows, BYTE_VALUES), jnp.float32))
     specs.append(_frame(shapes[2]))
   return {'out_shape': shapes, 'out_specs': specs, 'scratch_shapes': [
-      pltpu.VMEM((lanes, units), jnp.float32), *tpu_hearing.scratch(tape)]}
+      pltpu.VMEM((rows, units), jnp.float32), *tpu_hearing.scratch(tape)]}
 
 
 def _kernel(temperatures, left, pairs, near, *refs, hop, forced, added, heard):
@@ -191,7 +192,7 @@ def _step(at, scalars, heard, column, t, carry):
   temperatures, left, pairs, near = scalars
   h_coarse, h_fine, tape, made = carry
   half, chosen = at.hidden[0].shape[0], column == t
-  uniform = [_pick(stream[0], chosen) for stream in at.uniform]
+  uniform = [_pick(one[0], chosen) for one in at.uniform]
   live = uniform[0] >= 0
   x = _gate_inputs(t, left, pairs, *at.gates)
   g = _product(h_coarse, at.recurrent[:half]) + _product(h_fine, at.recurrent[half:])
@@ -222,9 +223,9 @@ def _step(at, scalars, heard, column, t, carry):
   return h_coarse, h_fine, tape, jnp.where(chosen, value, made)
 
 
-def _logits(at, i, y_BxK, t):
+def _logits(at, i, y_BxN, t):
   """Those of the coarse (0) or the fine (1) byte."""
-  hidden = _product(y_BxK, at.hidden[i][...]) + at.hidden_bias[i:i + 1]
+  hidden = _product(y_BxN, at.hidden[i][...]) + at.hidden_bias[i:i + 1]
   if at.added and i == 0:
     hidden = hidden + at.added[0][0, t]
   return _product(jnp.maximum(hidden, 0), at.output[i][...]) + at.output_bias[i:i + 1]
@@ -238,7 +239,7 @@ def _gate_inputs(t, left, pairs, before, here, after):
 
 
 def _half(x_Bx3H, i):
-  """Gates of the coarse (0) or fine (1) units, Bx3K."""
+  """Gates of the coarse (0) or fine (1) units, Bx3H/2."""
   parts = jnp.split(x_Bx3H, 6, axis=1)
   return jnp.concatenate(parts[i::2], axis=1)
 
