@@ -186,7 +186,7 @@ def test_every_run_of_a_study_has_its_own_name_and_a_valid_config(which, size):
   rates = {system.name: variant.rates[0] for system in variant.systems}
   for runs in (study.tuning_runs(variant, 'DIR'), study.seed_runs(which, variant, rates, 'DIR')):
     assert len({run.name for run in runs}) == len(runs)
-    assert len({(run.config.train.batch, run.config.train.crop) for run in runs}) == 1
+    assert len({run.config.train.batch * run.config.train.crop for run in runs}) == 1
     for run in runs:
       rules.check(run.config)
 
