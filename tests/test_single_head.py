@@ -46,9 +46,10 @@ def test_a_pruned_run_trains_is_scored_and_refuses_other_engines(config, tmp_pat
   with pytest.raises(InputError, match="model.output = 'mixture', expected 'dual_softmax'.*scan"):
     export.pack(voice.params, voice.masks, voice.config)
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  for engine in ('cpu', 'pallas'):
-    with pytest.raises(InputError, match="model.output = 'mixture'.*use --engine=scan|--workdir"):
-      sampling.open(voice, engine)
+  with pytest.raises(InputError, match="model.output = 'mixture'.*use --engine=scan|--workdir"):
+    sampling.open(voice, 'cpu')
+  with pytest.warns(UserWarning, match="model.output = 'mixture'.*--engine=scan takes its place"):
+    assert sampling.open(voice, 'pallas').name == 'scan'
   assert sampling.open(voice, 'auto').name == 'scan'
 
 

@@ -26,6 +26,7 @@ Dimension glossary (suffixes of array names, letters of einsums):
   Y  pre-activations of the gates of one of them, Y = 2H; all of them are G = U·Y
   A  past inputs of all blocks that their dilations reach
   J  components of a mixture of logistics
+  Z  rows of a batch that are lanes of utterances, Z = S·B
 
 Defaults are the paper's where it gives them; every choice of ours says so.
 """

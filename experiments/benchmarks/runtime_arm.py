@@ -19,10 +19,10 @@ from absl import app, flags
 from experiments.benchmarks import measure
 from wavernn_jax.errors import InputError
 
-_UNITS = flags.DEFINE_integer('units', 1024, 'H.', 2)
-_PROJECTION = flags.DEFINE_integer('projection', 512, 'P.', 1)
-_DENSITY = flags.DEFINE_float('density', 0.05, 'Of all matrices.', 0, 1)
-_RATE = flags.DEFINE_integer('sample_rate', 24_000, 'Hz.', 1)
+_UNITS = flags.DEFINE_integer('units', 1024, 'Hidden units, H.', 2)
+_PROJECTION = flags.DEFINE_integer('projection', 512, 'Width of the output layers, P.', 1)
+_DENSITY = flags.DEFINE_float('density', 0.05, 'Share of the blocks that all matrices keep.', 0, 1)
+_RATE = flags.DEFINE_integer('sample_rate', 24_000, 'Sample rate in Hz.', 1)
 CORES = {'cortex-a55': 1.8, 'cortex-a76': 2.6, 'cortex-x1': 2.8}  # GHz, of common phones
 _GHZ = flags.DEFINE_multi_string('ghz', None, 'core:GHz in place of the usual clock.')
 ASSUMPTIONS = [
