@@ -84,7 +84,8 @@ def blocks() -> dict[str, Callable[[], str]]:
   results = study.RESULTS
   found = {
       'dense_small': functools.partial(
-          evaluation_table, results / 'dense_small' / 'evaluation_test.json', 'dense WaveRNN, 192 units, `none`'),
+          evaluation_table, results / 'dense_small' / 'evaluation_test.json',
+          'dense WaveRNN, 192 units, `none`'),
       'cpu_sampling': functools.partial(cpu_table, results / 'cpu_sampling' / 'curve.json')}
   for which in STUDIES:
     found[which.name] = functools.partial(study_table, which, which.results())
