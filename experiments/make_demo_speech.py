@@ -64,9 +64,8 @@ PEAK = 10 ** (-3 / 20)  # of full scale
 SILENCE, KEPT = 1e-3, 0.06  # level and seconds of the pauses left at the ends
 
 
-def speak(text, voice):
-  """Returns espeak-ng's samples at 24 kHz, float64, peak -3 dBFS."""
-  name, speed, pitch = voice
+def speak(text, name, speed, pitch):
+  """Returns espeak-ng's samples at 24 kHz, float64, peak -3 dBFS; arguments as in VOICES."""
   command = ['espeak-ng', '-v', name, '-s', str(speed), '-p', str(pitch), '--stdout', text]
   wav = subprocess.run(command, check=True, capture_output=True).stdout
   pcm, rate = soundfile.read(io.BytesIO(wav), dtype='float64')
@@ -112,7 +111,7 @@ def main():
     seconds = 0.0
     for i, text in enumerate(texts):
       voice = list(voices)[(i + split_index) % len(voices)]
-      pcm = dither(speak(text, voices[voice]), seed=(split_index, i))
+      pcm = dither(speak(text, *voices[voice]), seed=(split_index, i))
       file = f'{split}_{i:02}_{voice}.flac'
       soundfile.write(folder / file, pcm, RATE, 'PCM_16', format='FLAC')
       rows.append(f'{split}\t{file}\t{voices[voice][0]}\t{text}')

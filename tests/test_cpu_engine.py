@@ -5,11 +5,12 @@ import functools
 
 import jax.numpy as jnp
 import numpy as np
+import processes
 import pytest
 import random_models
 import ties
 
-from wavernn_jax import audio, draw, likelihood, models
+from wavernn_jax import audio, commands, draw, likelihood, models, sampling
 from wavernn_jax.config import Config, MelConfig, ModelConfig, PruningConfig
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import wavernn
@@ -151,3 +152,13 @@ def test_a_subscale_model_of_one_lane_is_the_plain_one():
            for export in (packed(), export_lib.pack(
                *random_models.pruned_run(alone), alone, 'float32'))]
   np.testing.assert_array_equal(*waves)
+
+
+def test_the_least_latency_of_the_bundled_voice_is_that_of_the_page():
+  found = []
+  for block_frames in (16, 1):
+    voice = export_lib.read(commands.PRETRAINED)
+    voice.config.evaluation.block_frames = block_frames
+    found.append(sampling.open(voice, 'cpu').latency)
+  assert found == [0.25, 0.0625]
+  assert '5 frames or 62.5 ms' in (processes.ROOT / 'docs' / 'sampling.md').read_text()

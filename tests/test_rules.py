@@ -133,6 +133,14 @@ def test_a_run_of_before_there_were_kinds_is_a_plain_model():
   rules.check(config_lib.from_dict(tree))
 
 
+@pytest.mark.parametrize('kind', [SUBSCALE, FUSED, {'model__kind': 'wavenet'}])
+def test_only_the_plain_model_may_have_one_mixture(kind):
+  kind = kind | {'model__output': 'mixture'}
+  with pytest.raises(InputError, match="model.output: found 'mixture', expected 'dual_softmax' in"):
+    rules.check(changed_config(**kind))
+  rules.check(changed_config(model__output='mixture'))
+
+
 def test_all_impossible_values_are_reported_together():
   with pytest.raises(InputError) as error:
     rules.check(changed_config(model__units=7, train__batch=0, data__mels='x'))
@@ -199,7 +207,9 @@ def test_an_export_is_ruled_out_exactly_where_it_cannot_be_packed(changes):
     ('persistent', FUSED, "model.kind = 'fused', expected 'wavernn' or 'subscale'"),
     ('persistent', SUBSCALE | {'model__prediction': 'spectral', 'train__input_noise': 0.0},
      "model.prediction = 'spectral', expected 'none' for a subscale model"),
-    ('persistent', {'model__reset_bias': True}, 'model.reset_bias = True, expected False')])
+    ('persistent', {'model__reset_bias': True}, 'model.reset_bias = True, expected False'),
+    *((purpose, {'model__output': 'mixture'}, "model.output = 'mixture', expected 'dual_softmax'")
+      for purpose in rules.PURPOSES)])
 def test_a_purpose_has_rules_of_its_own(purpose, changes, expected):
   rules.check(changed_config(**changes))
   with pytest.raises(rules.Unsuited, match=f'--engine=.*: found {expected}'):

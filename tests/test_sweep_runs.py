@@ -11,6 +11,7 @@ import pytest
 
 from experiments.configs import dense
 from experiments.sweeps import (
+  fine_tuning,
   prediction,
   rows as rows_lib,
   runs as runs_lib,
@@ -18,13 +19,15 @@ from experiments.sweeps import (
   spent,
   study,
   subscale,
+  systems,
 )
 from wavernn_jax import commands, executors, models, pruning, rules
 from wavernn_jax.errors import InputError
 from wavernn_jax.training import step as step_lib
 from wavernn_jax.training.run import Diverged
 
-STUDIES = prediction.STUDY, sparse_vs_dense.STUDY, subscale.STUDY
+STUDIES = (prediction.STUDY, sparse_vs_dense.STUDY, subscale.STUDY, systems.STUDY,
+           fine_tuning.STUDY)
 
 
 def _tiny_config(updates=20):
@@ -224,7 +227,7 @@ def test_sparse_runs_of_a_budget_have_its_parameters(block):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['prediction', 'sparse_vs_dense', 'subscale'])
+@pytest.mark.parametrize('name', [which.name for which in STUDIES])
 def test_a_study_runs_from_the_command_line(name, tmp_path):
   done = subprocess.run(
       [sys.executable, '-m', f'experiments.sweeps.{name}', '--do=run', '--variant=tiny',

@@ -134,6 +134,7 @@ class ModelConfig:
   channels: int = 128  # C
   layers: int = 3  # convolutions of the conditioning stack
   kernel: int = 3  # frames, odd
+  output: str = 'dual_softmax'  # §2; 'mixture': of J logistics, of kind wavernn only
   compute_dtype: str = 'float32'  # or 'bfloat16': matmul inputs; float32 sums
   prediction: str = 'none'  # the paper; 'spectral': code the residual of models/prediction.py
   taps: int = 192  # D: past samples that a spectral prediction uses
@@ -149,7 +150,7 @@ class ModelConfig:
   cycles: int = 3  # paper: dilations 1, 2, .. 512 three times
   residual: int = 512  # R; the paper does not give its channels
   skip: int = 256  # channels into the output layer
-  mixtures: int = 10  # J
+  mixtures: int = 10  # J, of output 'mixture', too
 
 
 @dataclasses.dataclass

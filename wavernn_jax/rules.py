@@ -11,7 +11,6 @@ from wavernn_jax import fields
 from wavernn_jax.config import Config
 from wavernn_jax.errors import InputError
 
-_CPU_UNITS, _CPU_PROJECTION = 32, 16  # multiples that the kernels of --engine=cpu need
 _KINDS = {bool: 'True or False', int: 'a whole number', float: 'a finite number', str: 'text'}
 
 
@@ -155,6 +154,17 @@ def _gru(config: Config) -> list[tuple]:
            f'False in a {m.kind} model')]
 
 
+def _output(config: Config) -> list[tuple]:
+  """Rules for the ablation of the dual softmax (models/single_head.py)."""
+  m = config.model
+  return [(m.output == 'dual_softmax' or m.kind == 'wavernn', 'model.output', m.output,
+           f"'dual_softmax' in a {m.kind} model")]
+
+
+def _dual_softmax(model) -> tuple:
+  return model.output == 'dual_softmax', 'output', model.output, "'dual_softmax'"
+
+
 def _wavenet(config: Config) -> list[tuple]:
   m, p = config.model, config.pruning
   if m.kind != 'wavenet':
@@ -242,7 +252,7 @@ def _export(config: Config) -> list[tuple]:
     multiples = {'units': 8, 'projection': 4, 'channels': 4}
     if m.kind == 'subscale' and m.prediction == 'none':
       multiples['context_channels'] = 4
-  return [(m.kind != 'wavenet', 'kind', m.kind, 'a WaveRNN'),
+  return [(m.kind != 'wavenet', 'kind', m.kind, 'a WaveRNN'), _dual_softmax(m),
           *_sizes(m, multiples, f' for blocks of {"4x4" if fours else "16x1"}')]
 
 
@@ -250,7 +260,8 @@ def _cpu(config: Config) -> list[tuple]:
   """What the compiled kernels need (sampling/cpu)."""
   m = config.model
   return [(m.kind in ('wavernn', 'subscale'), 'kind', m.kind, "'wavernn' or 'subscale'"),
-          (m.lanes == 1, 'lanes', m.lanes, '1'), *_sizes(m, {'units': 32, 'projection': 16})]
+          _dual_softmax(m), (m.lanes == 1, 'lanes', m.lanes, '1'),
+          *_sizes(m, {'units': 32, 'projection': 16})]
 
 
 def _sizes(model, multiples: dict[str, int], why: str = '') -> list[tuple]:
@@ -262,12 +273,13 @@ def _persistent(config: Config) -> list[tuple]:
   m = config.model
   return [
       (m.kind in ('wavernn', 'subscale'), 'kind', m.kind, "'wavernn' or 'subscale'"),
+      _dual_softmax(m),
       (m.kind != 'subscale' or m.prediction == 'none', 'prediction', m.prediction,
        "'none' for a subscale model"),
       (not m.reset_bias, 'reset_bias', m.reset_bias, 'False')]
 
 
-_JOINT = (_mel, _train, _pruning, _prediction, _gru, _wavenet, _lanes)
+_JOINT = (_mel, _train, _pruning, _prediction, _gru, _output, _wavenet, _lanes)
 # What a message begins with, the advice that it ends with, the rules.
 PURPOSES = {
     'export': ('--mode=export, --engine=cpu',

@@ -6,10 +6,11 @@
 Variants: `paper` (30 blocks in 3 cycles; needs an accelerator), `small` (the same 30
 blocks, 24 channels wide; on a CPU) and `tiny` (seconds on a CPU, for tests).
 
-The paper gives its blocks and cycles, but no widths. `paper` has those that Parallel
-WaveNet states for 24 kHz speech: gates of 2 · 256, 512 residual and 256 skip channels,
-ten logistics. `small` takes about as many multiplications a sample as dense.py:small, and
-is the model of `python -m experiments.sweeps.systems`.
+The paper gives its blocks and cycles, but no widths. Those of `paper` are: gates of 2 · 256,
+which Parallel WaveNet states (as quoted in NVIDIA/nv-wavenet, issue 22), 512 residual and
+256 skip channels, as r9y9/wavenet_vocoder has them (its issue 200 prints the layers), and
+ten logistics, our choice. `small` takes about as many multiplications a sample as
+dense.py:small, and is the model of `python -m experiments.sweeps.systems`.
 
 A sample depends on the 3,070 before it and crops begin without any, so they are longer
 than WaveRNN's and batches smaller: as many samples an update.

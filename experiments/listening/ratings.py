@@ -183,6 +183,12 @@ def _json_object(mean: Mean) -> dict:
           for name, value in dataclasses.asdict(mean).items()}
 
 
+def as_json(summary: Summary) -> dict:
+  """Everything that a summary holds, for JSON."""
+  return {'mos': list(map(_json_object, summary.mos)), 'ab': list(map(_json_object, summary.ab)),
+          'problems': summary.problems}
+
+
 def main(paths) -> None:
   if not paths:
     raise InputError('no file of ratings is given; put them after the flags.')
@@ -191,9 +197,7 @@ def main(paths) -> None:
     print(f'warning: {problem}', file=sys.stderr)
   for table in summary.tables():
     print(tables.markdown(table))
-  print(json.dumps({'mos': list(map(_json_object, summary.mos)),
-                    'ab': list(map(_json_object, summary.ab)),
-                    'problems': summary.problems}))
+  print(json.dumps(as_json(summary)))
 
 
 if __name__ == '__main__':  # as a library it leaves the flags to others

@@ -52,7 +52,7 @@ class InOrder:
     """What the network remembers at the start, a dict."""
     raise NotImplementedError
 
-  def _heard_of(self, state, pcm_BxT):
+  def heard_of(self, state, pcm_BxT):
     """What a state keeps of the samples before it, after some more."""
     pcm_BxN = jnp.concatenate([state['pcm'], pcm_BxT], axis=1)
     return {'pcm': pcm_BxN[:, -self.timing.past:], 'index': state['index'] + pcm_BxT.shape[1]}

@@ -47,14 +47,8 @@ class _Parameters(nnx.Module):
         # Nothing hears the residual of the last block.
         'outputs': nnx.Linear(units, config.skip + (residual if i < last else 0), rngs=rngs),
     }) for i in range(config.blocks)])
-    components = config.mixtures
-    self.outputs = nnx.Dict({
-        'hidden': nnx.Linear(config.skip, config.projection, rngs=rngs),
-        'output': nnx.Linear(
-            config.projection, mixture.FIELDS * components, rngs=rngs,
-            # Small beside the bias, which spreads the components.
-            kernel_init=nnx.initializers.variance_scaling(0.01, 'fan_in', 'truncated_normal'),
-            bias_init=lambda *_: jnp.asarray(mixture.bias(components, inputs.scales)))})
+    self.outputs = mixture.output_layer(
+        config.skip, config.projection, config.mixtures, inputs.scales, rngs)
 
 
 def block(params, past, x, gates, skip: int, compute_dtype: str):
@@ -127,7 +121,7 @@ class WaveNet(InOrder):
     components, values_TxB, queue = self._run(params, state, pcm_BxT, mel_BxFxM)
     nats = mixture.nats(components, values_TxB)
     return {byte: n.T for byte, n in nats.items()}, {
-        'queue': queue, **self._heard_of(state, pcm_BxT)}
+        'queue': queue, **self.heard_of(state, pcm_BxT)}
 
   def loss(self, params, state, pcm_BxT, mel_BxFxM, burn_in: int = 0, input_noise=None):
     """Means of `nats` over all samples but the first `burn_in`.
@@ -208,7 +202,7 @@ class WaveNet(InOrder):
         body, carry, (self._ring(samples), self._between_frames(samples, dtype), row_T,
                       draw.uniforms(keys_Bx2, state['index'], samples)), unroll=unroll)
     return pcm_TxB.T, {'queue': self._oldest_first(queue_AxBxR, samples).swapaxes(0, 1),
-                       **self._heard_of(state, pcm_TxB.T)}
+                       **self.heard_of(state, pcm_TxB.T)}
 
   def _step(self, params, past_UxBxR, heard_BxE, gates_UxBxY):
     """Outputs Bx3J at one sample from the past inputs of all blocks, and the new ones."""

@@ -105,7 +105,7 @@ class WaveRNN(InOrder):
     priors = self.priors(params, heard.scale, heard.targets['coarse'])
     nats = self.byte_nats(params, h_TxBxH, heard.targets, priors=priors)
     return {byte: n.T for byte, n in nats.items()}, {
-        'h': h_TxBxH[-1], **self._heard_of(state, pcm_BxT)}
+        'h': h_TxBxH[-1], **self.heard_of(state, pcm_BxT)}
 
   def loss(self, params, state, pcm_BxT, mel_BxFxM, burn_in: int = 0, input_noise=None):
     """Means of `nats` after the first `burn_in` samples; see `System`."""
@@ -119,10 +119,14 @@ class WaveRNN(InOrder):
   def _run(self, params, state, pcm_BxT, mel_BxFxM, input_noise=None):
     """States TxBxH after each of the given samples, and what was heard of them."""
     x_TxBxH, heard = self.gate_inputs(params, state, pcm_BxT, mel_BxFxM, input_noise)
-    operands = self.recurrent(params), x_TxBxH, state['h'].astype(x_TxBxH[0].dtype)
+    return self.states(params, x_TxBxH, state['h']), heard
+
+  def states(self, params, x_TxBxH, h_BxH):
+    """The states TxBxH after each of given gate inputs."""
+    operands = self.recurrent(params), x_TxBxH, h_BxH.astype(x_TxBxH[0].dtype)
     if 'reset_bias' in params:
-      return cell.autodiff_scan(*operands, cell.reset_bias(params['reset_bias'])), heard
-    return cell.scan(*operands), heard
+      return cell.autodiff_scan(*operands, cell.reset_bias(params['reset_bias']))
+    return cell.scan(*operands)
 
   def priors(self, params, scale, coarse):
     """Slope and ramp of each byte's logits (`hearing.priors`), None without a prediction."""
@@ -166,7 +170,7 @@ class WaveRNN(InOrder):
     carry = (state['h'], *self.hearing.start(state['pcm'], filters))
     (h, *_), pcm_TxB = self.draws(params, carry, x_TxBxH, uniform_Tx2xB, temperatures,
                                   unroll=unroll, filters=filters, row_T=row_T)
-    return pcm_TxB.T, {'h': h, **self._heard_of(state, pcm_TxB.T)}
+    return pcm_TxB.T, {'h': h, **self.heard_of(state, pcm_TxB.T)}
 
   def draws(self, params, carry, x_TxBxH, uniform_Tx2xB, temperatures, context_TxBxC=None,
             live_TxB=None, unroll: int = 1, filters=None, row_T=None):
@@ -197,9 +201,9 @@ class WaveRNN(InOrder):
       previous, predicted = self.hearing.before(tape, at)
       half = functools.partial(self._half, params, h, g_BxG, uniform_2xB, temperatures,
                                None if at is None else at.scale)
-      x = _add(x, [w[:-1] for w in weights_3xKxH], previous)
+      x = add(x, [w[:-1] for w in weights_3xKxH], previous)
       y_coarse, coarse = half(x, 0, context=context)
-      x = _add(x, [w[-1:] for w in weights_3xKxH], self.hearing.current(coarse, at))
+      x = add(x, [w[-1:] for w in weights_3xKxH], self.hearing.current(coarse, at))
       y_fine, fine = half(x, 1, coarse)
       h_new = jnp.concatenate([y_coarse, y_fine], axis=1)
       if live is not None:
@@ -267,7 +271,7 @@ def output_inputs(h, context):
   return [_beside(coarse, context), fine]
 
 
-def _add(x, weights_3xKxH, heard_BxK):
+def add(x, weights_3xKxH, heard_BxK):
   """Gate inputs BxH with the contributions of what is heard."""
   return tuple(v + sum(heard_BxK[:, k, None] * w for k, w in enumerate(weights_KxH))
                for v, weights_KxH in zip(x, weights_3xKxH, strict=True))

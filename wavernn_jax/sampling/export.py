@@ -174,7 +174,8 @@ def to_bytes(export: Export) -> bytes:
 def _model_fields(config: Config) -> dict:
   """What a reader needs to know of a model."""
   fields, kind = to_dict(config.model), config.model.kind
-  others = [name for owner, own in _OWN_FIELDS.items() if owner != kind for name in own]
+  others = ['output']  # all have a dual softmax
+  others += [name for owner, own in _OWN_FIELDS.items() if owner != kind for name in own]
   if kind == 'wavernn':
     others += ['lanes', 'horizon', 'taps_ahead']
   if config.model.prediction != 'spectral':
