@@ -61,7 +61,7 @@ def assert_draws_have_the_likelihood(model, params, probabilities, block_frames:
   """χ² of the high byte of the first sample of many utterances with the same mel."""
   count = 2_000
   _, mel = random_models.speech(model, model.timing.lanes, batch=1)
-  engine = scan.Sampler(model, params, block_frames=block_frames)
+  engine = scan.ScanEngine(model, params, block_frames=block_frames)
   state, blocks = engine.initial_state(count), _blocks(engine)
   frames = stream.padded_mels(mel, block_frames * blocks + engine.window,
                               (model.timing.lag, 0), model.mel)
@@ -127,7 +127,7 @@ def verify_engine(make, reference, frames=(9, 2, 0, 5), nats: float = 1e-4) -> N
 
   Args:
     make: temperatures -> engine.
-    reference: temperatures -> scan.Sampler, of other blocks if `make` is one too.
+    reference: temperatures -> scan.ScanEngine, of other blocks if `make` is one too.
     frames: of utterances, the first the longest.
     nats: by which their likelihoods may differ, of a sample.
   """

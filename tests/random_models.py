@@ -106,7 +106,7 @@ def drawn_once(build, block, frames):
   @functools.cache
   def sampler(block=block, temperatures=(1.0, 1.0), **fields):
     model = build(**fields)
-    return scan.Sampler(model, parameters(model), temperatures, block)
+    return scan.ScanEngine(model, parameters(model), temperatures, block)
 
   @functools.cache
   def whole(frames=frames, block=block, seed=0, utterance=0, **fields):

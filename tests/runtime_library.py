@@ -116,7 +116,7 @@ class Stream:
         nats.ctypes.data_as(ctypes.c_void_p))]
 
 
-class Sampler(Engine):
+class RuntimeEngine(Engine):
   """The library as an engine. A state is its streams, so it is used up by each call."""
 
   name = 'native'

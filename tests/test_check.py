@@ -126,6 +126,8 @@ def test_what_keeps_a_training_from_starting_is_a_problem_in_the_same_words(
   assert found['problems'] == [str(training.value)]
   assert 'train/text.wav' in found['problems'][0]
   assert '--config.data.skip_bad=true' in found['options']
+  assert found['unsuited'] == {'cpu': [
+      '--engine=cpu: found model.units = 16, expected a multiple of 32; use --engine=scan.']}
   tiny_config.train.crop = 0
   problem, = check.report(tiny_config, tmp_path / 'out')['problems']
   assert '--config.train.crop: found 0' in problem

@@ -62,7 +62,7 @@ def test_the_persistent_kernel_speaks_like_scan(exported, recordings, tmp_path, 
   def interpreted(voice, temperatures, weights, batch):
     assert (weights, batch) == ('float32', 1)
     chip = chips.Tpu(voice.params, weights, voice.config.mel.hop, interpret=True)
-    return persistent.Sampler(voice.model, voice.params, chip, temperatures,
+    return persistent.PersistentEngine(voice.model, voice.params, chip, temperatures,
                               voice.config.evaluation.block_frames)
   monkeypatch.setattr(persistent, 'start', interpreted)
   waves = []

@@ -37,7 +37,7 @@ def scanned(model, block_frames):
   """temperatures -> the scan sampler of a random model."""
   @functools.cache
   def make(temperatures):
-    return scan.Sampler(model, parameters(model), temperatures, block_frames)
+    return scan.ScanEngine(model, parameters(model), temperatures, block_frames)
   return make
 
 
@@ -69,8 +69,8 @@ def pruned(weights='float32', block=(16, 1), **model):
 def test_cpu(weights, block, nats, model):
   voice, packed = pruned(weights, block, **model)
   contract.verify_engine(
-      lambda temperatures: cpu.Sampler(packed, temperatures, 4, threads=2),
-      lambda temperatures: scan.Sampler(voice.model, voice.params, temperatures, 4), nats=nats)
+      lambda temperatures: cpu.CpuEngine(packed, temperatures, 4, threads=2),
+      lambda temperatures: scan.ScanEngine(voice.model, voice.params, temperatures, 4), nats=nats)
 
 
 KERNELS = {
@@ -79,11 +79,12 @@ KERNELS = {
 
 
 @pytest.mark.parametrize('kernel', KERNELS)
-@pytest.mark.parametrize('kind', [persistent.Sampler, lanes.Sampler], ids=['plain', 'lanes'])
+@pytest.mark.parametrize('kind', [persistent.PersistentEngine, lanes.PersistentLanes],
+                         ids=['plain', 'lanes'])
 def test_persistent(kernel, kind):
   if kernel == 'cuda' and not cuda_emulation.COMPILER:
     pytest.skip('needs g++')
-  several = kind is lanes.Sampler
+  several = kind is lanes.PersistentLanes
   model = build() if several else build(kind='wavernn', lanes=1, horizon=0)
   chip = KERNELS[kernel](parameters(model), 1 if several else model.mel.hop)
   contract.verify_engine(

@@ -35,12 +35,12 @@ def packed(weights='float32', block=(16, 1), center=True, sparsity=0.5, units=32
 
 @functools.cache
 def sampler(*key, threads=0, temperatures=(1.0, 1.0), **options):
-  return cpu.Sampler(packed(*key, **options), temperatures, BLOCK, threads)
+  return cpu.CpuEngine(packed(*key, **options), temperatures, BLOCK, threads)
 
 
 def reference(export, temperatures=(1.0, 1.0)):
   """The scan sampler of the same file."""
-  return scan.Sampler(models.build(export.config), export.params(), temperatures, BLOCK)
+  return scan.ScanEngine(models.build(export.config), export.params(), temperatures, BLOCK)
 
 
 def log_mel(frames, mel, seed=0):
@@ -60,7 +60,7 @@ def test_samples_are_those_of_the_scan_sampler(block, center, sparsity):
   mels, keys = utterances(export), draw.keys(3, range(3))
   for temperatures in ((1.0, 1.0), (0.7, 0.9)):
     plain = reference(export, temperatures)
-    found = stream.batch(cpu.Sampler(export, temperatures, BLOCK), mels, keys)
+    found = stream.batch(cpu.CpuEngine(export, temperatures, BLOCK), mels, keys)
     ties.assert_same(found, stream.batch(plain, mels, keys), plain, mels, keys, temperatures)
 
 
@@ -71,8 +71,8 @@ def test_one_second_is_that_of_the_scan_sampler():
   config = Config(model=ModelConfig(units=128, projection=128, channels=32))
   export = export_lib.pack(*random_models.pruned_run(config), config, 'float32')
   mels, keys = [log_mel(80, config.mel)], draw.keys(0, [1])
-  plain = scan.Sampler(models.build(config), export.params())
-  found = stream.batch(cpu.Sampler(export), mels, keys)
+  plain = scan.ScanEngine(models.build(config), export.params())
+  found = stream.batch(cpu.CpuEngine(export), mels, keys)
   assert len(found[0]) == config.mel.sample_rate
   ties.assert_same(found, stream.batch(plain, mels, keys), plain, mels, keys)
 
@@ -137,17 +137,17 @@ def test_the_state_is_that_of_the_scan_sampler():
 def test_neither_a_size_that_the_kernels_lack_nor_lanes_are_accepted():
   odd = packed(units=48, block=(4, 4))
   with pytest.raises(InputError, match='units = 48, expected a multiple of 32; use --engine=scan'):
-    cpu.Sampler(odd)
+    cpu.CpuEngine(odd)
   lanes = dataclasses.replace(packed(), config=Config(
       model=dataclasses.replace(random_models.SUBSCALE, units=32), mel=random_models.MEL))
   with pytest.raises(InputError, match='model.lanes = 4, expected 1; use --engine=scan'):
-    cpu.Sampler(lanes)
+    cpu.CpuEngine(lanes)
 
 
 def test_a_subscale_model_of_one_lane_is_the_plain_one():
   config = packed().config
   alone = dataclasses.replace(config, model=dataclasses.replace(config.model, kind='subscale'))
-  waves = [stream.batch(cpu.Sampler(export, block_frames=BLOCK), utterances(packed())[:1],
+  waves = [stream.batch(cpu.CpuEngine(export, block_frames=BLOCK), utterances(packed())[:1],
                            draw.keys(0, [0]))[0]
            for export in (packed(), export_lib.pack(
                *random_models.pruned_run(alone), alone, 'float32'))]

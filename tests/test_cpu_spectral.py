@@ -31,13 +31,13 @@ def packed(weights='float32', block=(16, 1), mel=(), **model):
 
 def engines(export, temperatures=(1.0, 1.0), block=BLOCK):
   """The CPU engine and the scan sampler of the same file."""
-  return cpu.Sampler(export, temperatures, block), scan.Sampler(
+  return cpu.CpuEngine(export, temperatures, block), scan.ScanEngine(
       models.build(export.config), export.params(), temperatures, block)
 
 
 def forced(export, mel_FxM, pcm_T):
   """Teacher-forced logits and state of the CPU engine."""
-  sampler = cpu.Sampler(export, block_frames=len(mel_FxM))
+  sampler = cpu.CpuEngine(export, block_frames=len(mel_FxM))
   window = stream.padded_mels([mel_FxM], len(mel_FxM), sampler.model.timing.around,
                               sampler.model.mel)[0]
   state = {name: v[0] for name, v in sampler.initial_state(1).items()}
@@ -108,7 +108,7 @@ def test_a_gru_of_another_program_is_packed_with_the_bias_that_its_reset_gate_ga
 def test_predictions_are_those_of_the_model_whatever_the_samples():
   """All frames; loud noise, full-scale squares, silence."""
   export = packed(taps=8)
-  sampler = cpu.Sampler(export, block_frames=6)
+  sampler = cpu.CpuEngine(export, block_frames=6)
   model, rng = sampler.model, np.random.default_rng(5)
   window = rng.uniform(-11.5, 3, (sampler.window, model.mel.bands)).astype(np.float32)
   filters, row_T = model.hearing.filters(window[None], 24)
@@ -131,7 +131,8 @@ def test_weights_of_a_long_prediction_are_those_of_the_model():
   """192 taps at 24 kHz; speech, and what is none."""
   config = Config(model=ModelConfig(units=32, projection=16, channels=16, layers=1,
                                     prediction='spectral'))
-  sampler = cpu.Sampler(export_lib.pack(*random_models.pruned_run(config), config), block_frames=6)
+  packed = export_lib.pack(*random_models.pruned_run(config), config)
+  sampler = cpu.CpuEngine(packed, block_frames=6)
   rng, shape = np.random.default_rng(8), (sampler.window, config.mel.bands)
   for mel in (np.cumsum(rng.normal(0, 0.4, shape), axis=1) - 5, rng.uniform(-11, 2, shape),
               np.full(shape, -11.6)):
@@ -185,7 +186,7 @@ def test_a_state_goes_from_one_engine_to_the_other():
 
 
 def test_what_does_not_fit_a_prediction_is_refused():
-  sampler = cpu.Sampler(packed(), block_frames=2)
+  sampler = cpu.CpuEngine(packed(), block_frames=2)
   window = np.zeros((sampler.window, 3), np.float32)
   gates, predictor = sampler.gates(window), sampler.predictor(window)
   start = loop.initial_state(sampler.network, 10)

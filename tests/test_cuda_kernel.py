@@ -81,8 +81,8 @@ def test_samples_are_those_of_the_scan_sampler(case, taps):
   units, projection, sparsity, weights, team, streams, teams, utterances, temperatures = CASES[case]
   rnn, params, masks = model(units, projection, sparsity, center=units != 72, taps=taps)
   chip = cuda_emulation.chip(params, weights, team, streams, teams, taps, masks)
-  found = engine.Sampler(rnn, params, chip, temperatures, BLOCK)
-  expected = scan.Sampler(rnn, checks.rounded(params, weights), temperatures, BLOCK)
+  found = engine.PersistentEngine(rnn, params, chip, temperatures, BLOCK)
+  expected = scan.ScanEngine(rnn, checks.rounded(params, weights), temperatures, BLOCK)
   inputs = log_mels(rnn, (7, 3, 5)[:utterances]), draw.keys(4, range(utterances))
   ties.assert_same(stream.batch(found, *inputs), stream.batch(expected, *inputs), expected,
                    *inputs, temperatures)
@@ -93,8 +93,8 @@ def test_samples_are_those_of_the_scan_sampler(case, taps):
 def test_forced_logits_are_those_of_the_model(taps):
   """Also where the given samples are so loud that their residuals wrap."""
   rnn, params, _ = model(72, 20, center=False, taps=taps)
-  sampler = engine.Sampler(rnn, params, cuda_emulation.chip(params, 'float32', 5, 2, taps=taps),
-                           (1, 1), BLOCK)
+  chip = cuda_emulation.chip(params, 'float32', 5, 2, taps=taps)
+  sampler = engine.PersistentEngine(rnn, params, chip, (1, 1), BLOCK)
   pcm = np.random.default_rng(0).integers(-2**15, 2**15, (2, BLOCK * rnn.mel.hop)).astype(np.int16)
   mel = np.stack(log_mels(rnn, [BLOCK + 2 * rnn.timing.margin] * 2))
   state, keys = rnn.initial_state(2), draw.keys(0, [0, 1])
@@ -111,7 +111,7 @@ def test_the_first_sample_hears_the_whole_state():
   """Gates must not change it while slower warps multiply it."""
   rnn, params, masks = model(96, 48, 0.8)
   chip = cuda_emulation.chip(params, 'float32', 2, 1, 2, masks=masks)
-  sampler = engine.Sampler(rnn, params, chip, (1, 1), 1)
+  sampler = engine.PersistentEngine(rnn, params, chip, (1, 1), 1)
   pcm = np.random.default_rng(0).integers(-2**15, 2**15, (2, rnn.mel.hop)).astype(np.int16)
   mel = np.stack(log_mels(rnn, [1 + 2 * rnn.timing.margin] * 2))
   state = jax.tree.map(np.array, rnn.initial_state(2))
@@ -126,7 +126,7 @@ def test_the_first_sample_hears_the_whole_state():
 def test_a_kernel_is_checked_before_it_is_used(taps):
   rnn, params, _ = model(24, 20, taps=taps)
   chip = cuda_emulation.chip(params, 'float32', 1, 1, 2, taps)
-  sampler = engine.Sampler(rnn, params, chip, (1, 1), 3)
+  sampler = engine.PersistentEngine(rnn, params, chip, (1, 1), 3)
   sampler.check(2, params)
   for name in {'coarse', 'previous', 'prior'} & set(params):
     with pytest.raises(checks.CheckFailed, match='log-probabilities differ'):
@@ -134,14 +134,14 @@ def test_a_kernel_is_checked_before_it_is_used(taps):
   sampler._chip.call = lambda *a, **more: (lambda pcm, *rest: (pcm + 1, *rest))(
       *chips.Cuda.call(sampler._chip, *a, **more))
   with pytest.raises(checks.CheckFailed):
-    engine.Sampler(rnn, params, sampler._chip, (1, 1), 3).check(2, params)
+    engine.PersistentEngine(rnn, params, sampler._chip, (1, 1), 3).check(2, params)
 
 
 @emulated
 def test_members_that_lose_one_another_give_up():
   rnn, params, _ = model(24, 20)
   chip = cuda_emulation.chip(params, 'float32', 2, 1, SPINS=50, LOST_STORE=2000)
-  sampler = engine.Sampler(rnn, params, chip, (1, 1), BLOCK)
+  sampler = engine.PersistentEngine(rnn, params, chip, (1, 1), BLOCK)
   with pytest.raises(RuntimeError, match='--engine=scan'):
     sampler.warm_up(1)
 
@@ -151,7 +151,7 @@ def test_an_error_of_the_driver_reaches_the_caller():
   rnn, params, _ = model(24, 20)
   chip = cuda_emulation.chip(params, 'float32', 1, 1, 133)  # blocks for 132 multiprocessors
   with pytest.raises(jax.errors.JaxRuntimeError, match='cuLaunchCooperativeKernel'):
-    engine.Sampler(rnn, params, chip, (1, 1), BLOCK).warm_up(1)
+    engine.PersistentEngine(rnn, params, chip, (1, 1), BLOCK).warm_up(1)
 
 
 # Packing and plans
@@ -283,7 +283,7 @@ def test_lowering_for_a_gpu(prediction):
   rnn = wavernn.WaveRNN(config, MelConfig())
   chip = chips.Cuda(large(896, prediction=prediction)[0], 'bfloat16', driver=Driver(),
                     compile_source=lambda *_: b'', taps=operands.taps(rnn))
-  sampler = engine.Sampler(rnn, jax.eval_shape(lambda: rnn.init(0)), chip)
+  sampler = engine.PersistentEngine(rnn, jax.eval_shape(lambda: rnn.init(0)), chip)
   shapes = jax.eval_shape(lambda: (
       chip.weights(1), rnn.init(0), rnn.initial_state(1),
       np.zeros((1, 16 + 2 * rnn.timing.margin, 80), np.float32), np.zeros((1, 2), np.uint32),

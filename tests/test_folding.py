@@ -15,7 +15,7 @@ MODEL = random_models.build(kind='wavernn', lanes=1, horizon=0)
 
 @pytest.fixture(scope='module')
 def engine():
-  return scan.Sampler(MODEL, random_models.parameters(MODEL), block_frames=4)
+  return scan.ScanEngine(MODEL, random_models.parameters(MODEL), block_frames=4)
 
 
 def test_one_part_is_the_utterance_itself(engine):

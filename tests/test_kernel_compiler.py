@@ -137,6 +137,6 @@ def test_the_scan_sampler_takes_its_place_with_one_warning(nvcc, monkeypatch, ki
   with pytest.warns(UserWarning, match='scan takes its place') as told:
     sampler = sampling.open(voice, 'pallas')
   assert len(told) == 1 and str(told[0].message).startswith(reason)
-  assert type(sampler) is scan.Sampler
+  assert type(sampler) is scan.ScanEngine
   mel = random_models.log_mel(config.mel, 20)
   assert len(stream.batch(sampler, [mel], np.zeros((1, 2), np.uint32))[0]) == 20 * 4

@@ -35,7 +35,7 @@ def model(center=True, taps=0):
 def sampler(center=True, weights='float32', temperatures=(1.0, 1.0), block=BLOCK, taps=0):
   rnn, params = model(center, taps)
   chip = chips.Tpu(params, weights, rnn.mel.hop, interpret=True, taps=taps)
-  return engine.Sampler(rnn, params, chip, temperatures, block)
+  return engine.PersistentEngine(rnn, params, chip, temperatures, block)
 
 
 def log_mels(rnn, frames):
@@ -54,14 +54,14 @@ def test_samples_are_those_of_the_scan_sampler(center, temperatures, taps):
   rnn, params = model(center, taps)
   mels, keys = log_mels(rnn, (8, 3, 5)), draw.keys(2, range(3))
   found = stream.batch(sampler(center, temperatures=temperatures, taps=taps), mels, keys)
-  plain = scan.Sampler(rnn, params, temperatures, BLOCK)
+  plain = scan.ScanEngine(rnn, params, temperatures, BLOCK)
   ties.assert_same(found, expected(center, temperatures, taps), plain, mels, keys, temperatures)
 
 
 @functools.cache
 def expected(center, temperatures, taps):
   rnn, params = model(center, taps)
-  return stream.batch(scan.Sampler(rnn, params, temperatures, BLOCK),
+  return stream.batch(scan.ScanEngine(rnn, params, temperatures, BLOCK),
                          log_mels(rnn, (8, 3, 5)), draw.keys(2, range(3)))
 
 
@@ -99,7 +99,7 @@ def test_samples_of_a_prediction_saturate():
   loud = [np.tile(np.float32([4, -4, -8]), (8, 1))]
   keys = draw.keys(2, [0])
   found = stream.batch(sampler(taps=1), loud, keys)
-  plain = stream.batch(scan.Sampler(rnn, params, (1.0, 1.0), BLOCK), loud, keys)
+  plain = stream.batch(scan.ScanEngine(rnn, params, (1.0, 1.0), BLOCK), loud, keys)
   np.testing.assert_array_equal(found[0], plain[0])
   assert np.isin(found[0], (-2**15, 2**15 - 1)).sum() > 3
 
@@ -144,9 +144,10 @@ def test_lowering_for_a_tpu(batch, weights, forced, prediction):
       np.zeros((batch, 16 + 2 * rnn.timing.margin, 80), np.float32),
       np.zeros((batch, 2), np.uint32),
       np.zeros(2, np.float32), np.zeros((batch, 4800), np.int16) if forced else None))
-  run = engine.Sampler(rnn, params, chip)._run
+  run = engine.PersistentEngine(rnn, params, chip)._run
   exported = jax.export.export(run, platforms=['tpu'])(*arguments, frames=16, batch=batch)
   assert 'tpu_custom_call' in exported.mlir_module()
+  assert 'stablehlo.fft' not in exported.mlir_module()  # in float64 XLA refuses it for TPUs
   assert exported.out_avals[0].shape == (batch, 4800)
 
 
@@ -182,7 +183,7 @@ def test_more_units_than_the_chip_holds_fall_back(monkeypatch):
   message = '256 units, projection 128, 1 streams .* 0 units .* fit.*scan'
   with pytest.warns(UserWarning, match=message):
     found = sampling.open(voice(), 'pallas')
-  assert found.name == 'scan' and isinstance(found, scan.Sampler)
+  assert found.name == 'scan' and isinstance(found, scan.ScanEngine)
 
 
 def test_a_gpu_without_driver_falls_back(monkeypatch):

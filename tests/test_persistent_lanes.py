@@ -31,12 +31,12 @@ def sampler(kernel='tpu', temperatures=(1.0, 1.0), **fields):
     pytest.skip('needs g++')
   model = build(**fields)
   params = parameters(model)
-  return lanes.Sampler(model, params, KERNELS[kernel](params), temperatures, BLOCK)
+  return lanes.PersistentLanes(model, params, KERNELS[kernel](params), temperatures, BLOCK)
 
 
 def scanned(temperatures=(1.0, 1.0), **fields):
   model = build(**fields)
-  return scan.Sampler(model, parameters(model), temperatures, BLOCK)
+  return scan.ScanEngine(model, parameters(model), temperatures, BLOCK)
 
 
 def expected(mels, keys, temperatures=(1.0, 1.0), **fields):
@@ -74,7 +74,7 @@ def test_members_that_lose_one_another_give_up():
   params = parameters(model)
   chip = cuda_emulation.chip(params, 'float32', 2, 4, SPINS=50, LOST_STORE=300)
   with pytest.raises(RuntimeError, match='--engine=scan'):
-    lanes.Sampler(model, params, chip, (1, 1), BLOCK).warm_up(1)
+    lanes.PersistentLanes(model, params, chip, (1, 1), BLOCK).warm_up(1)
 
 
 def test_the_kernels_take_subscale_models(monkeypatch):
@@ -84,7 +84,7 @@ def test_the_kernels_take_subscale_models(monkeypatch):
   monkeypatch.setattr(persistent.engine, 'open_chip', lambda voice, weights: chips.Tpu(
       voice.params, weights, 1, interpret=True))
   found = persistent.start(voice, weights='float32', batch=2)
-  assert isinstance(found, lanes.Sampler) and found.block_frames == 16
+  assert isinstance(found, lanes.PersistentLanes) and found.block_frames == 16
 
 
 @pytest.mark.parametrize('platform', ['tpu', 'cuda'])
@@ -99,7 +99,7 @@ def test_lowering(platform):
   params = jax.tree.map(lambda a: np.zeros(a.shape, np.float32), shapes)
   chip = chips.Tpu(params, 'bfloat16', 1) if platform == 'tpu' else chips.Cuda(
       params, 'bfloat16', driver=Driver(), compile_source=lambda *_: b'')
-  made = lanes.Sampler(model, params, chip)
+  made = lanes.PersistentLanes(model, params, chip)
   arguments = jax.eval_shape(lambda: (
       params | {'kernel': chip.weights(16)}, made.initial_state(1),
       np.zeros((1, made.window, 80), np.float32), np.zeros((1, 2), np.uint32),

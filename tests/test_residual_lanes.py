@@ -39,7 +39,7 @@ def drawn(kind, block=BLOCK, **fields):
   model = BUILDS[kind](**fields)
   params = parameters(model)
   params['outputs'] = jax.tree.map(lambda a: a / 4, params['outputs'])  # as the prior says
-  sampler = scan.Sampler(model, params, block_frames=block)
+  sampler = scan.ScanEngine(model, params, block_frames=block)
   return model, params, stream.batch(sampler, [quiet_mel(FRAMES)], draw.keys(0, [0]))[0]
 
 
@@ -96,7 +96,7 @@ def test_blocks_of_another_length_change_no_sample(kind):
 @pytest.mark.parametrize('kind', BUILDS)
 def test_lengths_of_a_batch_change_no_sample(kind):
   model, params, whole = drawn(kind)
-  sampler = scan.Sampler(model, params, block_frames=BLOCK)
+  sampler = scan.ScanEngine(model, params, block_frames=BLOCK)
   found = stream.batch(sampler, [quiet_mel(FRAMES)[:2], quiet_mel(FRAMES), quiet_mel(0)],
                        draw.keys(0, [0, 0, 0]))
   assert [len(pcm) for pcm in found] == [2 * MEL.hop, FRAMES * MEL.hop, 0]

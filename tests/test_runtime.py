@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import random_models
 import runtime_library
-from runtime_library import Program, Sampler, Stream, Voice, VoiceError, library
+from runtime_library import Program, RuntimeEngine, Stream, Voice, VoiceError, library
 import soundfile
 
 from wavernn_jax import draw, models
@@ -53,7 +53,7 @@ def data(*key) -> bytes:
 def reference(key, temperatures=(1.0, 1.0)):
   """The scan sampler of the weights in a file."""
   export = packed(*key)
-  return scan.Sampler(models.build(export.config), export.params(), temperatures, 4)
+  return scan.ScanEngine(models.build(export.config), export.params(), temperatures, 4)
 
 
 def mel_of(export, frames=FRAMES):
@@ -74,7 +74,7 @@ def said(voice: Voice, mel_FxM, seed=0, utterance=0) -> np.ndarray:
 @PACKING
 def test_it_is_an_engine(weights, block, nats):
   key = weights, block
-  contract.verify_engine(lambda t: Sampler(packed(*key), t),
+  contract.verify_engine(lambda t: RuntimeEngine(packed(*key), t),
                          lambda t: reference(key, t), nats=nats)
 
 
@@ -85,7 +85,7 @@ def test_it_is_an_engine(weights, block, nats):
     ids=['spectral', 'reset bias', 'spectral, not centred', 'spectral, decimal', 'other sizes'])
 def test_every_model_is_an_engine(fields, mel):
   key = 'bfloat16', (16, 1), fields, mel
-  contract.verify_engine(lambda t: Sampler(packed(*key), t), lambda t: reference(key, t))
+  contract.verify_engine(lambda t: RuntimeEngine(packed(*key), t), lambda t: reference(key, t))
 
 
 @PACKING
@@ -111,7 +111,7 @@ def test_one_second_is_that_of_the_scan_sampler(fields):
                                     **dict(fields)))
   export = export_lib.pack(*random_models.pruned_run(config), config, 'float32')
   mels, keys = [random_models.log_mel(config.mel, 80)], draw.keys(0, [1])
-  expected = stream.batch(scan.Sampler(models.build(config), export.params()), mels, keys)[0]
+  expected = stream.batch(scan.ScanEngine(models.build(config), export.params()), mels, keys)[0]
   found = said(Voice(export_lib.to_bytes(export), library()), mels[0], 0, 1)
   assert len(found) == config.mel.sample_rate
   np.testing.assert_array_equal(found, expected)

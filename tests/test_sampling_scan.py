@@ -32,7 +32,7 @@ def parameters():
 
 @functools.cache
 def sampler(block=BLOCK, temperatures=(1.0, 1.0)):
-  return scan.Sampler(RNN, parameters(), temperatures, block)
+  return scan.ScanEngine(RNN, parameters(), temperatures, block)
 
 
 def log_mel(frames, seed=0):
@@ -164,7 +164,7 @@ def test_parameters_may_be_replaced_without_compiling_anew():
     def sample(self, *arguments, **options):
       traces.append(1)
       return super().sample(*arguments, **options)
-  other = scan.Sampler(Counting(RNN.config, RNN.mel), jax.tree.map(np.zeros_like, parameters()),
+  other = scan.ScanEngine(Counting(RNN.config, RNN.mel), jax.tree.map(np.zeros_like, parameters()),
                        block_frames=BLOCK)
   silent = stream.batch(other, [log_mel(FRAMES)], draw.keys(0, [0]))[0]
   other.params = parameters()
@@ -175,5 +175,5 @@ def test_parameters_may_be_replaced_without_compiling_anew():
 
 def test_unrolling_and_donation_change_no_sample():
   inputs = [log_mel(FRAMES)], draw.keys(0, [0])
-  other = scan.Sampler(RNN, parameters(), block_frames=BLOCK, unroll=3, donate=True)
+  other = scan.ScanEngine(RNN, parameters(), block_frames=BLOCK, unroll=3, donate=True)
   np.testing.assert_array_equal(stream.batch(other, *inputs)[0], whole())

@@ -233,7 +233,7 @@ class _Utterance:
 def test_evaluation_in_blocks_is_the_whole_utterance_lane_by_lane(block_frames):
   model = build()
   params = parameters(model)
-  engine = scan.Sampler(model, params, block_frames=block_frames)
+  engine = scan.ScanEngine(model, params, block_frames=block_frames)
   utterances = [_Utterance(n, n) for n in (37, 21, 50)]
   sums, samples = evaluate.lane_nats(engine, utterances, batch=2)
   lanes = evaluate.lane_summary(sums, samples)['nll_lanes']

@@ -68,7 +68,7 @@ def test_one_lane_draws_the_samples_of_the_plain_model():
   fields = {'lanes': 1, 'horizon': 0}
   plain = build(kind='wavernn', **fields)
   expected = stream.batch(
-      scan.Sampler(plain, sampler(**fields).params, block_frames=BLOCK), [log_mel(FRAMES)],
+      scan.ScanEngine(plain, sampler(**fields).params, block_frames=BLOCK), [log_mel(FRAMES)],
       draw.keys(0, [0]))[0]
   np.testing.assert_array_equal(whole(**fields), expected)
 

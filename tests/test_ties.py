@@ -18,7 +18,7 @@ FRAMES, KEY = 6, draw.keys(3, [0])
 def sampler(request):
   model = {'wavernn': lambda: build(kind='wavernn', lanes=1, horizon=0), 'subscale': build,
            'fused': build_fused, 'wavenet': build_wavenet}[request.param]()
-  return scan.Sampler(model, parameters(model), block_frames=2)
+  return scan.ScanEngine(model, parameters(model), block_frames=2)
 
 
 @pytest.fixture
@@ -52,6 +52,6 @@ def test_a_tie_is_followed_to_the_end_of_the_utterance(sampler, drawn, monkeypat
 
 def test_other_weights_are_not_taken_for_ties(sampler):
   params = jax.tree.map(lambda a: a * np.float32(1.01), sampler.params)
-  other = scan.Sampler(sampler.model, params, block_frames=2)
+  other = scan.ScanEngine(sampler.model, params, block_frames=2)
   with pytest.raises(AssertionError, match='is not drawn of any number|differs after'):
     compared(stream.batch(other, [log_mel(sampler.model.mel, FRAMES)], KEY)[0], sampler)

@@ -260,7 +260,7 @@ def test_a_run_leaves_its_curve_and_starts_another_from_its_best_weights(
   _, valid_set = check.load_corpus(tiny_config)
   voice, batch = checkpoints.load(first, tiny_config), tiny_config.evaluation.batch
   sums, samples = evaluate.utterance_nats(
-      scan.Sampler(voice.model, voice.params, block_frames=8), valid_set, batch)
+      scan.ScanEngine(voice.model, voice.params, block_frames=8), valid_set, batch)
   found = evaluate.summary(sums, samples, tiny_config.evaluation)['nll']
   np.testing.assert_allclose(found, best['valid_nll'], rtol=1e-6)
 
@@ -268,7 +268,7 @@ def test_a_run_leaves_its_curve_and_starts_another_from_its_best_weights(
   state, _ = reader.restore(
       step_lib.initial_state(models.build(tiny_config).init(0), tiny_config), 8)
   mel, frames = tiny_config.mel, 16  # 0.1 s
-  sampler = scan.Sampler(models.build(tiny_config), state['ema'], block_frames=8)
+  sampler = scan.ScanEngine(models.build(tiny_config), state['ema'], block_frames=8)
   target = audio.utterance_log_mel(valid_set[0].pcm, mel)[:frames]
   expected, = stream.batch(sampler, [target], draw.keys(0, [0]))
   assert [(step, name, rate) for step, name, _, rate in heard] == [

@@ -290,7 +290,7 @@ def test_seeds_utterances_and_the_mel_are_heard():
 
 
 def test_unrolling_and_donation_change_no_sample():
-  other = scan.Sampler(NET, parameters(NET), block_frames=BLOCK, unroll=3, donate=True)
+  other = scan.ScanEngine(NET, parameters(NET), block_frames=BLOCK, unroll=3, donate=True)
   np.testing.assert_array_equal(
       stream.batch(other, [log_mel(FRAMES)], draw.keys(0, [0]))[0], whole())
 

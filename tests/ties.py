@@ -21,7 +21,7 @@ _MOST = 3  # ties of an utterance: more are no coincidence
 _DRAWS = 4  # of a sample, at most: a fused model's nibbles
 
 
-def assert_same(found, expected, reference: scan.Sampler, mels, keys_Bx2,
+def assert_same(found, expected, reference: scan.ScanEngine, mels, keys_Bx2,
                 temperatures=(1.0, 1.0)) -> None:
   """Samples of `stream.batch`, int16 [N] each, of utterances of any lengths.
 
@@ -72,9 +72,9 @@ def _first_difference(found, expected, timing) -> int | None:
 class Moved:
   """The scan sampler of a model, some of whose uniform numbers are moved."""
 
-  def __init__(self, reference: scan.Sampler, temperatures):
+  def __init__(self, reference: scan.ScanEngine, temperatures):
     self._params, self._temperatures = reference.params, temperatures
-    self._engine = scan.Sampler(reference.model, None, temperatures, reference.block_frames,
+    self._engine = scan.ScanEngine(reference.model, None, temperatures, reference.block_frames,
                                 sample=self._sample)
 
   def drawn(self, mel_FxM, key_1x2, moves: dict):

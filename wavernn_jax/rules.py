@@ -11,7 +11,6 @@ from wavernn_jax import fields
 from wavernn_jax.config import Config
 from wavernn_jax.errors import InputError
 
-_CPU_UNITS, _CPU_PROJECTION = 32, 16  # multiples that the kernels of --engine=cpu need
 _KINDS = {bool: 'True or False', int: 'a whole number', float: 'a finite number', str: 'text'}
 
 
@@ -249,7 +248,7 @@ def _export(config: Config) -> list[tuple]:
     multiples = {'units': 8, 'projection': 4, 'channels': 4}
     if m.kind == 'subscale' and m.prediction == 'none':
       multiples['context_channels'] = 4
-  return [(m.kind != 'wavenet', 'kind', m.kind, 'a WaveRNN'), _only_dual_softmax(m),
+  return [(m.kind != 'wavenet', 'kind', m.kind, 'a WaveRNN'), _dual_softmax(m),
           *_sizes(m, multiples, f' for blocks of {"4x4" if fours else "16x1"}')]
 
 
@@ -257,11 +256,11 @@ def _cpu(config: Config) -> list[tuple]:
   """What the compiled kernels need (sampling/cpu)."""
   m = config.model
   return [(m.kind in ('wavernn', 'subscale'), 'kind', m.kind, "'wavernn' or 'subscale'"),
-          _only_dual_softmax(m), (m.lanes == 1, 'lanes', m.lanes, '1'),
+          _dual_softmax(m), (m.lanes == 1, 'lanes', m.lanes, '1'),
           *_sizes(m, {'units': 32, 'projection': 16})]
 
 
-def _only_dual_softmax(model) -> tuple:
+def _dual_softmax(model) -> tuple:
   return model.output == 'dual_softmax', 'output', model.output, "'dual_softmax'"
 
 
@@ -274,7 +273,7 @@ def _persistent(config: Config) -> list[tuple]:
   m = config.model
   return [
       (m.kind in ('wavernn', 'subscale'), 'kind', m.kind, "'wavernn' or 'subscale'"),
-      _only_dual_softmax(m),
+      _dual_softmax(m),
       (m.kind != 'subscale' or m.prediction == 'none', 'prediction', m.prediction,
        "'none' for a subscale model"),
       (not m.reset_bias, 'reset_bias', m.reset_bias, 'False')]

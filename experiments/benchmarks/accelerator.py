@@ -86,9 +86,10 @@ def speed(sampler, lanes: int) -> float:
 
 def kernel(voice, weights: str = 'bfloat16', chip=None, frames: int = 0):
   """The persistent kernel, without its fallback."""
-  kind = {'wavernn': engine.Sampler, 'subscale': lanes_lib.Sampler}[voice.config.model.kind]
-  return kind(voice.model, voice.params, chip or engine.open_chip(voice, weights),
-              block_frames=frames or _FRAMES.value)
+  kinds = {'wavernn': engine.PersistentEngine, 'subscale': lanes_lib.PersistentLanes}
+  return kinds[voice.config.model.kind](
+      voice.model, voice.params, chip or engine.open_chip(voice, weights),
+      block_frames=frames or _FRAMES.value)
 
 
 def _accelerator() -> str:
@@ -151,7 +152,7 @@ def xla():
       model=dataclasses.replace(voice.config.model, compute_dtype='bfloat16')))
   for unroll in (1, 4, 16):
     for lanes in TARGETS:
-      sampler = scan.Sampler(half, voice.params, block_frames=_FRAMES.value, unroll=unroll,
+      sampler = scan.ScanEngine(half, voice.params, block_frames=_FRAMES.value, unroll=unroll,
                              donate=True)
       yield _row(sampler, f'XLA, 896 units, unroll {unroll}', lanes)
 
@@ -161,7 +162,7 @@ def spectral():
   _accelerator()
   voice = voice_of(896, 448, prediction='spectral')
   sampler = kernel(voice)
-  plain = scan.Sampler(voice.model, voice.params, block_frames=_FRAMES.value, donate=True)
+  plain = scan.ScanEngine(voice.model, voice.params, block_frames=_FRAMES.value, donate=True)
   for lanes in TARGETS:
     agreement = sampler.check(lanes, checks.rounded(voice.params, 'bfloat16'))
     yield _row(sampler, 'kernel, 896 units, spectral', lanes, **agreement)
@@ -191,7 +192,7 @@ def subscale():
   params = jax.tree.map(np.asarray, models.build(config).init(0))
   voice = Voice(config, params, None, 'random')
   sampler = kernel(voice)
-  plain = scan.Sampler(voice.model, params, block_frames=_FRAMES.value)
+  plain = scan.ScanEngine(voice.model, params, block_frames=_FRAMES.value)
   for utterances in (1, 4):
     agreement = sampler.check(utterances, checks.rounded(voice.params, 'bfloat16'))
     yield _row(sampler, 'kernel, 896 units, 16 lanes of an utterance', utterances, **agreement)

@@ -91,7 +91,7 @@ def export(units: int, projection: int, density: float, weights: str,
 
 def tasks(packed: export_lib.Export, threads: int, frames: int) -> dict:
   """Name -> (function, how many samples a call of it stands for)."""
-  sampler = cpu.Sampler(packed, block_frames=frames, threads=threads)
+  sampler = cpu.CpuEngine(packed, block_frames=frames, threads=threads)
   mel, samples = packed.config.mel, frames * packed.config.mel.hop
   rng = np.random.default_rng(0)
   window = rng.normal(-5, 2, (threads, sampler.window, mel.bands))

@@ -103,7 +103,7 @@ def times(functions: dict) -> dict[str, list[float]]:
 def main(_):
   export, frames = random_export(), _FRAMES.value
   mel, samples = export.config.mel, frames * export.config.mel.hop
-  engine = cpu.Sampler(export, block_frames=frames, threads=1)
+  engine = cpu.CpuEngine(export, block_frames=frames, threads=1)
   rng = np.random.default_rng(0)
   window = rng.normal(-5, 2, (1, engine.window, mel.bands)).astype(np.float32)
   new, pcm = np.ascontiguousarray(window[0, :frames]), np.zeros(samples, np.int16)

@@ -25,7 +25,7 @@ def main(_):
   config.model.units, config.model.projection = _UNITS.value, _PROJECTION.value
   config.model.compute_dtype = _DTYPE.value
   model = models.build(config)
-  sampler = scan.Sampler(model, model.init(0), block_frames=_BLOCK.value)
+  sampler = scan.ScanEngine(model, model.init(0), block_frames=_BLOCK.value)
   samples = _BLOCK.value * config.mel.hop
   blocks = {b: measure.next_block(sampler, b) for b in _BATCHES.value}
   seconds = measure.interleaved(blocks, _REPEATS.value)

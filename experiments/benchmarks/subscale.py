@@ -71,10 +71,10 @@ def context_blocks(model, params, block_frames: int):
   return functools.partial(function, params['context'], state)
 
 
-def sampler(lanes: int) -> scan.Sampler:
+def sampler(lanes: int) -> scan.ScanEngine:
   """Of a random model."""
   model = models.build(configuration(lanes))
-  return scan.Sampler(model, model.init(0), block_frames=_FRAMES.value)
+  return scan.ScanEngine(model, model.init(0), block_frames=_FRAMES.value)
 
 
 def main(_):

@@ -68,7 +68,7 @@ def columns(config: Config, folder: pathlib.Path, parts=PARTS) -> dict:
   """Free-running measures and speed of each number of parts; nothing but for a plain model."""
   if config.model.kind != 'wavernn':
     return {}
-  engine = scan.Sampler(models.build(config), checkpoints.load(folder).params,
+  engine = scan.ScanEngine(models.build(config), checkpoints.load(folder).params,
                         block_frames=config.evaluation.block_frames)
   held_out = corpus.load_utterances(
       corpus.split_files(config.data)['test'], config.data, config.mel,

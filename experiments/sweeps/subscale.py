@@ -78,7 +78,7 @@ def tiny() -> study.Variant:
 
 def columns(config: config_lib.Config, folder: pathlib.Path) -> dict:
   """Columns of this study beside those of every one."""
-  sampler = scan.Sampler(models.build(config), checkpoints.load(folder).params,
+  sampler = scan.ScanEngine(models.build(config), checkpoints.load(folder).params,
                          block_frames=config.evaluation.block_frames)
   seconds = measure.interleaved({'block': measure.next_block(sampler, 1)}, 5)['block']
   samples = config.evaluation.block_frames * config.mel.hop

@@ -108,8 +108,8 @@ def tiny() -> study.Variant:
 def columns(config: config_lib.Config, folder: pathlib.Path) -> dict:
   """Sizes, free-running measures, and speed in turns with the dense WaveRNN's."""
   plain = configure('wavernn', config.model.prediction, 1)
-  samplers = {'own': scan.Sampler(models.build(config), checkpoints.load(folder).params),
-              'wavernn': scan.Sampler(models.build(plain), models.build(plain).init(0))}
+  samplers = {'own': scan.ScanEngine(models.build(config), checkpoints.load(folder).params),
+              'wavernn': scan.ScanEngine(models.build(plain), models.build(plain).init(0))}
   seconds = measure.interleaved(
       {name: measure.next_block(sampler, 1) for name, sampler in samplers.items()}, 5)
   samples = samplers['own'].block_frames * config.mel.hop

@@ -5,12 +5,12 @@
 for integers x in −2¹⁵ .. 2¹⁵ − 1; the outermost two also take what lies beyond them, so
 that all sum to 1. With a = (first − ½ − μ) / s and b = a + n / s the mass of n integers is
 
-    σ(b) − σ(a) = σ(b) σ(−a) (1 − e^(−n/s)),
+    σ(b) − σ(a) = σ(b) σ(−a) (1 − e^(−n/s)).
 
-a product without any difference of near numbers: its logarithm is exact to float32 in the
-far tails, too, and needs no case but the two ends.
+This is a product, in which nearly equal numbers are never subtracted: its logarithm is
+exact to float32 even in the far tails, and only the two ends are special cases.
 
-WaveNet's output layer; WaveRNN may have it in place of its two softmaxes (single_head.py).
+It is WaveNet's output; WaveRNN may have it in place of its two softmaxes (single_head.py).
 """
 
 import typing
@@ -23,11 +23,11 @@ import numpy as np
 from wavernn_jax import audio, draw
 
 FIELDS = 3  # outputs of a layer for each component: logit of its weight, mean, log scale
-# Of what the means and scales of a layer are in, where nothing else says how large a
-# sample is. Speech lies within a few hundredths of full scale most of the time.
+# The unit of means and scales, in 16-bit steps, where nothing says how large samples are:
+# most of the time, speech lies within a few hundredths of full scale.
 UNIT = 512.0
-# Log scales of untrained components, in units. For samples: from 5 to 1,400. For residuals
-# of expected size 1: ten of these are a Laplace of scale 0.7 to 0.003 nats.
+# Log scales of untrained components, in units. Those of samples are 5 to 1,400 steps; ten of
+# those of residuals make a Laplace density of scale 0.7, to within 0.003 nats.
 SAMPLE_SCALES, RESIDUAL_SCALES = (-4.6, 1.0), (-1.5, -0.1)
 LEAST_SCALE = 0.05  # in 16-bit steps: one value then has all but 1e−4 of the mass
 _LARGEST_LOG_SCALE = 12.0  # in units; beyond, only the ends would have any mass
@@ -63,7 +63,7 @@ def output_layer(inputs: int, projection: int, components: int, scales,
 
 
 def mixture(outputs_Nx3J, unit) -> Mixture:
-  """The mixtures that a layer's outputs [..., 3J] mean.
+  """The mixtures whose parameters are a layer's outputs [..., 3J].
 
   Args:
     outputs_Nx3J: logits, means and log scales.

@@ -3,12 +3,12 @@
     lane s, position i:  x[S·i + s]
     P(x) = Π_s Π_i P(x[S·i + s] | lane s before i, lanes z < s up to i + F)
 
-An exact factorisation of the utterance in another order. The cell, the
-conditioning, the dual softmax and the likelihood are those of models/wavernn.py
+The factorisation of the utterance is exact, in another order. The cell, the
+conditioning, the dual softmax and the likelihood are those of models/wavernn.py,
 with the lanes as a further batch axis: a lane's previous sample is its own, S
-samples before, and what it sees of other lanes (models/context.py) is one more
-addend of its gate inputs and a further input of its coarse output layer. With S = 1
-there is no context and everything is as in the plain model.
+samples before. What it sees of other lanes (models/context.py) is added to its gate
+inputs and is a further input of its coarse output layer. With S = 1 there is no
+context, and the model is the plain one.
 
 Silence surrounds an utterance: samples before and after it are zero.
 """
@@ -47,7 +47,7 @@ class _Parameters(wavernn.Parameters):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Lanes:
-  """What models of several lanes share of system.py."""
+  """The part of a System (system.py) that all models of several lanes share."""
 
   config: ModelConfig
   mel: MelConfig
@@ -76,8 +76,8 @@ class Lanes:
 class Subscale(Lanes):
   """The model.
 
-  The state of teacher forcing is a dict: `h` SxBxH and `pcm`, the last `past`
-  samples, Bx(S·P). That of sampling is described in models/skew.py.
+  The state of teacher forcing is a dict: `h` SxBxH, and `pcm` BxN, the last `past`
+  samples. That of sampling is described in models/skew.py.
   """
 
   @property

@@ -5,9 +5,9 @@ codes the residual of the prediction from the spectrogram (prediction.py) in uni
 expected size σ, so that an untrained model is already near the closed form. Its
 convolutions remember what they heard: one residual a step is enough.
 
-A sample is heard as two numbers: its value, which linear prediction takes, and its level,
-the logarithm to both sides of zero, which tells quiet speech apart. One of them alone is
-either blind at 3e−4 of full scale or crooked.
+A sample is heard as two numbers: its value, as linear prediction takes it, and its level,
+the logarithm to both sides of zero, which tells quiet samples apart. The value alone hardly
+shows samples of 3e−4 of full scale; the level alone is not linear.
 
 In sampling a *tape* is carried from step to step: `before` gives what is heard at a step
 from it, `after` takes what was drawn.
@@ -95,7 +95,7 @@ class Residuals:
 
   @property
   def past(self) -> int:
-    """The last sample, too, has a residual."""
+    """One more than the taps: the residual of the last sample is heard, too."""
     return self.config.taps + 1
 
   @functools.cached_property
@@ -117,7 +117,7 @@ class Residuals:
     return self._hearing.filters(mel_BxFxM, samples)
 
   def start(self, pcm_BxN, filters):
-    """As of `Samples`: the last samples, and the residual of the very last."""
+    """As of `Samples`: the last samples, and the residual of the latest."""
     pcm_BxN = pcm_BxN[:, -self.past:]
     predicted_1xB = self._predicted(filters, pcm_BxN.T, self._hearing.rows(-1, 0))
     return pcm_BxN[:, 1:], prediction.encode(pcm_BxN[:, -1], predicted_1xB[0])
@@ -151,5 +151,5 @@ class Residuals:
 
 
 def rows(filters, row):
-  """What `before` takes at a frame, of `filters`."""
+  """The row of `filters` at a frame, which `before` takes."""
   return jax.tree.map(lambda a: a[row], filters)

@@ -34,11 +34,11 @@ def open(voice: Voice, engine: str = 'auto', temperatures=(1.0, 1.0),
     suits = voice.packed and jax.default_backend() == 'cpu' and rules.suits(voice.config, 'cpu')
     engine = 'cpu' if suits else 'scan'
   if engine == 'cpu':
-    return cpu.Sampler(export.packed(voice, weights), temperatures, block_frames)
+    return cpu.CpuEngine(export.packed(voice, weights), temperatures, block_frames)
   if engine == 'pallas':
     try:
       return persistent.start(
           voice, temperatures, voice.packed.weights if voice.packed else weights, batch)
     except persistent.UNUSABLE as error:
       warnings.warn(f'{error} --engine=scan takes its place.', stacklevel=2)
-  return scan.Sampler(voice.model, voice.params, temperatures, block_frames, donate=True)
+  return scan.ScanEngine(voice.model, voice.params, temperatures, block_frames, donate=True)

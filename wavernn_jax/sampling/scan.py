@@ -9,7 +9,7 @@ from wavernn_jax import backend
 from wavernn_jax.sampling.engine import Engine
 
 
-class Sampler(Engine):
+class ScanEngine(Engine):
   """A model and its parameters. `params` may be replaced by others of the same shapes."""
 
   name = 'scan'

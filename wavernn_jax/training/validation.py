@@ -30,7 +30,7 @@ class Validation:
     self._config = config
     self._utterances = valid_set[:config.evaluation.max_valid_utterances or None]
     self._told_to_stop, self._stop = told_to_stop, stop
-    self._engine = scan.Sampler(model, None, block_frames=config.evaluation.block_frames)
+    self._engine = scan.ScanEngine(model, None, block_frames=config.evaluation.block_frames)
 
   def likelihood(self, params) -> dict | None:
     """nll, nll_coarse and nll_fine in nats/sample; None if any process is told to stop.

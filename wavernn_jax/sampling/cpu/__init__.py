@@ -1,6 +1,6 @@
 """§3: sampling on CPU cores by compiled block-sparse products (numba).
 
-`Sampler` is the engine; the modules below it do not run JAX:
+`CpuEngine` is the engine; the modules below it do not run JAX:
 
   engine.py       an export as an engine (sampling/engine.py)
   loop.py         the loop over samples, and teacher forcing by the same step
@@ -13,6 +13,6 @@
   cache.py        compiled code on disk
 """
 
-from wavernn_jax.sampling.cpu.engine import Sampler
+from wavernn_jax.sampling.cpu.engine import CpuEngine
 
-__all__ = ['Sampler']
+__all__ = ['CpuEngine']

@@ -23,7 +23,7 @@ from wavernn_jax.sampling.export import Export
 _RAMPS = np.float32([hearing.COARSE_RAMP, hearing.FINE_RAMP]).ravel()
 
 
-class Sampler(Engine):
+class CpuEngine(Engine):
   """A packed model without lanes.
 
   States are those of models/wavernn.py, in numpy. Activations are float32 (int16 beside

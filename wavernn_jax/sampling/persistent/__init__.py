@@ -18,6 +18,6 @@ the kernel sums the products. Subscale models with such a prediction have no ker
 kernels have not run on a GPU or a TPU: `start` compares one with the model before it is used.
 """
 
-from wavernn_jax.sampling.persistent.engine import UNUSABLE, Sampler, start
+from wavernn_jax.sampling.persistent.engine import UNUSABLE, PersistentEngine, start
 
-__all__ = ['Sampler', 'UNUSABLE', 'start']
+__all__ = ['PersistentEngine', 'UNUSABLE', 'start']

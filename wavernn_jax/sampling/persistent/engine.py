@@ -27,12 +27,12 @@ def start(voice: Voice, temperatures=(1.0, 1.0), weights: str = 'bfloat16', batc
 
   Args:
     voice: of a run or an export.
-    temperatures: as of `Sampler`.
+    temperatures: as of `PersistentEngine`.
     weights: type of the recurrent and output matrices: float32, bfloat16 or int8.
     batch: utterances at a time.
 
   Returns:
-    A `Sampler`, or `lanes.Sampler` for a subscale model.
+    A `PersistentEngine`, or `lanes.PersistentLanes` for a subscale model.
 
   Raises:
     InputError: if the machine has no chip for which there is a kernel.
@@ -44,7 +44,7 @@ def start(voice: Voice, temperatures=(1.0, 1.0), weights: str = 'bfloat16', batc
                      "a TPU (is JAX installed with its extra 'cuda12', 'cuda13' or 'tpu'?); use "
                      '--engine=scan, or --engine=cpu.')
   rules.check_suits(voice.config, 'persistent')
-  kind = {'wavernn': Sampler, 'subscale': lanes.Sampler}[voice.config.model.kind]
+  kind = {'wavernn': PersistentEngine, 'subscale': lanes.PersistentLanes}[voice.config.model.kind]
   sampler = kind(voice.model, voice.params, open_chip(voice, weights), temperatures,
                  voice.config.evaluation.block_frames)
   sampler.warm_up(batch)
@@ -66,7 +66,7 @@ def open_chip(voice: Voice, weights: str):
   return chips.Cuda(voice.params, weights, voice.masks, taps=operands_lib.taps(model))
 
 
-class Sampler(Engine):
+class PersistentEngine(Engine):
   """A model without lanes on a chip. States are those of models/wavernn.py."""
 
   name = 'pallas'

@@ -25,13 +25,13 @@ from wavernn_jax.sampling.persistent import checks, operands as operands_lib
 _ONE_SAMPLE = np.zeros(1, np.int32), np.array([[1, 0]], np.float32)
 
 
-class Sampler(scan.Sampler):
+class PersistentLanes(scan.ScanEngine):
   """A subscale model on a chip."""
 
   name = 'pallas'
 
   def __init__(self, model, params, chip, temperatures=(1.0, 1.0), block_frames: int = 16):
-    """Args as of engine.Sampler."""
+    """Args as of engine.PersistentEngine."""
     super().__init__(
         model, params, temperatures, block_frames, unroll=1,
         sample=functools.partial(model.sample, draws=self._draws))
@@ -61,7 +61,7 @@ class Sampler(scan.Sampler):
                           self._chip.kind)
 
   def check(self, batch: int, params) -> dict[str, float]:
-    """Compares a block of all lanes with the model; as engine.Sampler.check."""
+    """Compares a block of all lanes with the model; as engine.PersistentEngine.check."""
     rnn, config, rows = self.model.rnn, self.model.config, self._rows(batch)
     rng, shape = np.random.default_rng(0), (config.context_block, rows)
     x = [rng.standard_normal((*shape, config.units)).astype(np.float32) for _ in 'ure']
