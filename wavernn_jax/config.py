@@ -134,6 +134,7 @@ class ModelConfig:
   layers: int = 3  # convolutions of the conditioning stack
   kernel: int = 3  # frames, odd
   compute_dtype: str = 'float32'  # or 'bfloat16': matmul inputs; float32 sums
+  activations: str = 'float32'  # or 'int8': h and the relu's outputs in 8 bits; wavernn only
   prediction: str = 'none'  # the paper; 'spectral': code the residual of models/prediction.py
   taps: int = 192  # D: past samples that a spectral prediction uses
   taps_ahead: int = 48  # samples ahead that lanes know besides, where F allows

@@ -132,7 +132,9 @@ def _prediction(config: Config) -> list[tuple]:
 def _gru(config: Config) -> list[tuple]:
   m = config.model
   return [(not m.reset_bias or m.kind == 'wavernn', 'model.reset_bias', m.reset_bias,
-           f'False in a {m.kind} model')]
+           f'False in a {m.kind} model'),
+          (m.activations == 'float32' or m.kind == 'wavernn', 'model.activations', m.activations,
+           f"'float32' in a {m.kind} model")]
 
 
 def _wavenet(config: Config) -> list[tuple]:

@@ -162,8 +162,9 @@ class WaveRNN:
     x_TxBxH, heard = self.gate_inputs(params, state, pcm_BxT, mel_BxFxM, input_noise)
     operands = self.recurrent(params), x_TxBxH, state['h'].astype(x_TxBxH[0].dtype)
     if 'reset_bias' in params:
-      return cell.autodiff_scan(*operands, cell.reset_bias(params['reset_bias'])), heard
-    return cell.scan(*operands), heard
+      return cell.autodiff_scan(*operands, cell.reset_bias(params['reset_bias']),
+                                self.config.activations), heard
+    return cell.scan(*operands, self.config.activations), heard
 
   def priors(self, params, scale, coarse):
     """Slope and ramp of each byte's logits (`hearing.priors`), None without a prediction."""
@@ -174,13 +175,15 @@ class WaveRNN:
   def byte_nats(self, params, h_TxBxH, targets, context_TxBxC=None, priors=NO_PRIORS):
     """Nats TxB of each byte's targets TxB after states, with context where there is one."""
     return {byte: likelihood.layer_nats(params['outputs'][byte], y, targets[byte],
-                                        self.config.compute_dtype, priors[byte])
+                                        self.config.compute_dtype, priors[byte],
+                                        self.config.activations)
             for byte, y in zip(BYTES, output_inputs(h_TxBxH, context_TxBxC), strict=True)}
 
   def mean_nats(self, params, h_TxBxH, targets, weight_TxB, context_TxBxC=None, priors=NO_PRIORS):
     """Means of `byte_nats` by weight, fast to differentiate."""
     return {byte: likelihood.mean_nats(params['outputs'][byte], y, targets[byte], weight_TxB,
-                                       self.config.compute_dtype, priors[byte])
+                                       self.config.compute_dtype, priors[byte],
+                                       self.config.activations)
             for byte, y in zip(BYTES, output_inputs(h_TxBxH, context_TxBxC), strict=True)}
 
   def sample(self, params, state, mel_BxFxM, keys_Bx2, temperatures, samples: int,
@@ -235,13 +238,13 @@ class WaveRNN:
       y = cell.part(g_BxG, h, [jnp.split(v, 2, axis=1)[i] for v in x], i, 2)
       logits = likelihood.layer_logits(
           params['outputs'][BYTES[i]], _beside(y, context), self.config.compute_dtype,
-          priors[BYTES[i]])
+          priors[BYTES[i]], self.config.activations)
       return y, draw.categorical(logits, uniform, temperatures[i])
 
     def body(carry, at_t):
       h, *tape = carry
       x, (uniform_coarse, uniform_fine), context, live, row = at_t
-      g_BxG = recurrent(h) + bias_G  # once, for both halves
+      g_BxG = recurrent(products.rounded(h, self.config.activations)) + bias_G  # for both halves
       at = None if filters is None else jax.tree.map(lambda f: f[row], filters)
       previous, predicted = self.hearing.before(tape, at)
       x = _add(x, [w[:-1] for w in weights_3xKxH], previous)

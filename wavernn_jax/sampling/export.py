@@ -178,6 +178,8 @@ def _model_fields(config: Config) -> dict:
   """What a reader needs to know of a model."""
   fields, kind = to_dict(config.model), config.model.kind
   others = [name for owner, own in _OWN_FIELDS.items() if owner != kind for name in own]
+  if kind != 'wavernn':
+    others += ['activations']
   if kind == 'wavernn':
     others += ['lanes', 'horizon', 'taps_ahead']
   if config.model.prediction != 'spectral':
