@@ -3,11 +3,12 @@
     python experiments/make_demo_speech.py [--output=wavernn_jax/demo_speech]
 
     python experiments/make_demo_speech.py --output=DIR --more_texts=FILE
+    python experiments/make_demo_speech.py --output=DIR --voice=en-us+m1,165,35
 
 Needs espeak-ng 1.51 on the PATH. The samples are a function of its version, the
 texts and the seed: run twice, they are the same. --more_texts adds a training
-sentence for each line of a file, in the same voices: the pretrained model was
-trained on such a folder beside kathleen24.
+sentence for each line of a file. --voice, which may be repeated, gives other voices than
+the four: an espeak-ng voice and variant, words a minute and pitch.
 """
 
 import argparse
@@ -63,9 +64,8 @@ PEAK = 10 ** (-3 / 20)  # of full scale
 SILENCE, KEPT = 1e-3, 0.06  # level and seconds of the pauses left at the ends
 
 
-def speak(text, voice):
-  """Returns espeak-ng's samples at 24 kHz, float64, peak -3 dBFS."""
-  name, speed, pitch = VOICES[voice]
+def speak(text, name, speed, pitch):
+  """Returns espeak-ng's samples at 24 kHz, float64, peak -3 dBFS; arguments as in VOICES."""
   command = ['espeak-ng', '-v', name, '-s', str(speed), '-p', str(pitch), '--stdout', text]
   wav = subprocess.run(command, check=True, capture_output=True).stdout
   pcm, rate = soundfile.read(io.BytesIO(wav), dtype='float64')
@@ -86,12 +86,20 @@ def dither(pcm, seed):
   return np.rint(pcm * 32_768 + noise).astype(np.int16)
 
 
+def _voice(text):
+  """A name for files, and a value of VOICES."""
+  name, speed, pitch = text.split(',')
+  return name.replace('+', '_'), (name, int(speed), int(pitch))
+
+
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   default = pathlib.Path(__file__).parents[1] / 'wavernn_jax' / 'demo_speech'
   parser.add_argument('--output', type=pathlib.Path, default=default)
   parser.add_argument('--more_texts', type=pathlib.Path)
+  parser.add_argument('--voice', action='append', type=_voice, metavar='NAME,SPEED,PITCH')
   args = parser.parse_args()
+  voices = dict(args.voice) if args.voice else VOICES
   output, splits = args.output, dict(TEXTS)
   if args.more_texts:
     more = [line.strip() for line in args.more_texts.read_text().splitlines()]
@@ -102,11 +110,11 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     seconds = 0.0
     for i, text in enumerate(texts):
-      voice = list(VOICES)[(i + split_index) % len(VOICES)]
-      pcm = dither(speak(text, voice), seed=(split_index, i))
+      voice = list(voices)[(i + split_index) % len(voices)]
+      pcm = dither(speak(text, *voices[voice]), seed=(split_index, i))
       file = f'{split}_{i:02}_{voice}.flac'
       soundfile.write(folder / file, pcm, RATE, 'PCM_16', format='FLAC')
-      rows.append(f'{split}\t{file}\t{VOICES[voice][0]}\t{text}')
+      rows.append(f'{split}\t{file}\t{voices[voice][0]}\t{text}')
       seconds += len(pcm) / RATE
     print(f'{split}: {seconds:.1f} s')
   (output / 'metadata.tsv').write_text('\n'.join(rows) + '\n')

@@ -2,12 +2,17 @@
 
     python -m experiments.report
     python -m experiments.report --check
+    python -m experiments.report --run=tiny|small|full --data_dir=DIR [--workdir=RUNS]
+    python -m experiments.report --ratings=FILE.json,… [--workdir=RUNS]
 
 A table stands between `<!-- report:NAME -->` and `<!-- /report -->`, and is written by
 `BLOCKS[NAME]` from the CSVs and JSON files of finished runs, so no row is typed by hand,
 let alone in two files. A table without rows names the command that makes them.
-`--check` writes nothing, and fails if a table differs from the rows. The last line is
-one JSON object.
+`--check` writes nothing, and fails if a table differs from the rows. `--run` makes the
+systems of the paper at a size, or goes on with them, and RUNS/report of them: their table as
+Markdown and CSV, pictures, and a page to listen to with a blind test (systems_report.py).
+`--ratings` turns what listeners saved on that page into means with 95% intervals. The last
+line is one JSON object.
 """
 
 from collections.abc import Callable
@@ -18,14 +23,25 @@ import re
 
 from absl import flags
 
-from experiments import cli
-from experiments.sweeps import cells as cells_lib, prediction, sparse_vs_dense, study, subscale
+from experiments import cli, systems_report
+from experiments.sweeps import (
+  cells as cells_lib,
+  fine_tuning,
+  ljspeech,
+  paper,
+  prediction,
+  sparse_vs_dense,
+  study,
+  subscale,
+  systems,
+)
 from wavernn_jax import files
 from wavernn_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = ROOT / 'README.md', ROOT / 'experiments' / 'results' / 'README.md'
-STUDIES = prediction.STUDY, sparse_vs_dense.STUDY, subscale.STUDY
+STUDIES = (prediction.STUDY, systems.STUDY, sparse_vs_dense.STUDY, subscale.STUDY,
+           fine_tuning.STUDY, paper.STUDY, ljspeech.STUDY)
 SUPERSEDED = sparse_vs_dense.STUDY, subscale.STUDY  # have rows from before the prediction
 _START, _END = '<!-- report:{} -->', '<!-- /report -->'
 _BLOCK = re.compile(r'<!-- report:(\S+) -->\n(.*?)<!-- /report -->', re.DOTALL)
@@ -35,7 +51,7 @@ _ANY_MARK = re.compile(r'<!-- /?report\b.*?-->')
 def study_table(which: study.Study, folder: pathlib.Path) -> str:
   """The table of a study's rows."""
   cells = cells_lib.read_cells(folder / 'runs.csv', which.key)
-  return which.table(cells) if cells else _no_rows(which)
+  return which.table(cells) if cells or which is ljspeech.STUDY else _no_rows(which)
 
 
 def tuning_table(which: study.Study) -> str:
@@ -84,7 +100,8 @@ def blocks() -> dict[str, Callable[[], str]]:
   results = study.RESULTS
   found = {
       'dense_small': functools.partial(
-          evaluation_table, results / 'dense_small' / 'evaluation_test.json', '`dense.py:small`'),
+          evaluation_table, results / 'dense_small' / 'evaluation_test.json',
+          'dense WaveRNN, 192 units, `none`'),
       'cpu_sampling': functools.partial(cpu_table, results / 'cpu_sampling' / 'curve.json')}
   for which in STUDIES:
     found[which.name] = functools.partial(study_table, which, which.results())
@@ -129,6 +146,16 @@ def stale() -> dict[pathlib.Path, str]:
 
 
 def main() -> None:
+  given = flags.FLAGS
+  if given.run:
+    systems_report.run(given.run, given.data_dir, given.workdir, given.executor)
+  elif given.ratings:
+    systems_report.rate(given.ratings, given.workdir)
+  else:
+    _write_pages()
+
+
+def _write_pages() -> None:
   pages = stale()
   names = [str(path.relative_to(ROOT)) for path in pages]
   if flags.FLAGS.check and pages:
@@ -141,5 +168,10 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+  flags.DEFINE_enum('run', None, list(paper.STUDY.variants), 'Make the systems at this size.')
+  flags.DEFINE_string('data_dir', '', 'Corpus of --run, with train, valid and test.')
+  flags.DEFINE_string('workdir', 'runs/report', 'Folder of the runs of --run and of its report.')
+  flags.DEFINE_string('executor', 'process', 'Where runs train: process or ray[,…].')
+  flags.DEFINE_list('ratings', [], 'Files that listeners saved on the page in --workdir.')
   flags.DEFINE_bool('check', False, 'Write nothing; fail if a table is stale.')
   cli.run(main)

@@ -25,18 +25,18 @@ def library(macros: tuple[tuple[str, int], ...]) -> str:
   return str(path)
 
 
-def chip(params, weights: str, team: int, lanes: int, teams: int = 1, taps: int = 0,
-         **defined) -> chips.Cuda:
+def chip(params, weights: str, team: int, streams: int, teams: int = 1, taps: int = 0,
+         masks=None, **defined) -> chips.Cuda:
   """The GPU kernel of chips.py with one plan whatever the batch, emulated.
 
   Args:
     defined: macros in place of those of the plan, or more.
   """
   def choose(operands, matrices, *_):
-    macros, shared = cuda.layout(operands, matrices, team, lanes)
-    return cuda.Plan(team, lanes, teams, tuple((dict(macros) | defined).items()), shared)
+    macros, shared = cuda.layout(operands, matrices, team, streams)
+    return cuda.Plan(team, streams, teams, tuple((dict(macros) | defined).items()), shared)
 
-  return chips.Cuda(params, weights, _Emulated(),
+  return chips.Cuda(params, weights, masks, _Emulated(),
                     lambda macros, _: library(macros).encode(), choose, 'cpu', taps)
 
 

@@ -3,6 +3,7 @@
 import types
 
 import numpy as np
+import soundfile
 
 from wavernn_jax import executors
 from wavernn_jax.config import MelConfig
@@ -42,6 +43,15 @@ def speak(inputs, output, seed=0, executor=None, **options):
   return bulk.synthesize(bulk.find_inputs(inputs), output, Loudness, MEL, {
       'model': 'm', 'seed': seed, 'engine': 'loud'}, executor or executors.InProcess(), seed,
       batch=4, **options)
+
+
+def write_recordings(folder, speech):
+  """Seven wav files in a new folder and one in it; returns the folder."""
+  (folder / 'more').mkdir(parents=True)
+  for i in range(7):
+    name = f'more/{i}.wav' if i % 2 else f'{i}.wav'
+    soundfile.write(folder / name, speech(0.1 + 0.05 * i, seed=i), RATE, 'PCM_16')
+  return folder
 
 
 def sounds(folder):

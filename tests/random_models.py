@@ -25,6 +25,15 @@ FUSED_MEL = MelConfig(name='tiny', sample_rate=2_400, n_fft=48, window=24, hop=1
                       fmax=1_200.0)
 
 
+def changed_config(**values) -> Config:
+  """A configuration with fields set: part__field=value."""
+  config = Config()
+  for name, value in values.items():
+    part, field = name.split('__')
+    setattr(getattr(config, part), field, value)
+  return config
+
+
 def build(mel=MEL, **fields):
   """A tiny subscale model, of other fields where they are given."""
   return models.build(Config(model=dataclasses.replace(SUBSCALE, **fields), mel=mel))

@@ -42,6 +42,6 @@ def test_nothing_begins_after_its_time(monkeypatch):
 
 
 def test_pruned_models_have_their_share_of_blocks():
-  _, params = accelerator.model_of(64, 32, 0.75)
+  params = accelerator.voice_of(64, 32, 0.75).params
   kernel = params['recurrent']['u'].reshape(-1, 16)
   assert (kernel != 0).any(axis=1).mean() == 0.25

@@ -59,10 +59,11 @@ def test_the_persistent_kernel_speaks_like_scan(exported, recordings, tmp_path, 
   with pytest.raises(InputError, match="--engine=pallas: found the platform 'cpu'"):
     commands.synthesize('', str(recordings), str(tmp_path), model=str(exported[0]), engine='pallas')
 
-  def interpreted(model, params, temperatures, block_frames, weights, batch):
+  def interpreted(voice, temperatures, weights, batch):
     assert (weights, batch) == ('float32', 1)
-    chip = chips.Tpu(params, weights, model.mel.hop, interpret=True)
-    return persistent.Sampler(model, params, chip, temperatures, block_frames)
+    chip = chips.Tpu(voice.params, weights, voice.config.mel.hop, interpret=True)
+    return persistent.Sampler(voice.model, voice.params, chip, temperatures,
+                              voice.config.evaluation.block_frames)
   monkeypatch.setattr(persistent, 'start', interpreted)
   waves = []
   for engine in ('scan', 'pallas'):
@@ -85,9 +86,9 @@ def test_the_persistent_kernel_evaluates_in_batches(tiny_config, speech, tmp_pat
   commands.train(tiny_config, str(tmp_path / 'run'))
   opened = []
 
-  def interpreted(model, params, weights):
+  def interpreted(voice, weights):
     opened.append(weights)
-    return chips.Tpu(params, weights, model.mel.hop, interpret=True)
+    return chips.Tpu(voice.params, weights, voice.config.mel.hop, interpret=True)
   monkeypatch.setattr(persistent.engine, 'open_chip', interpreted)
   monkeypatch.setattr(persistent.engine, 'PLATFORMS', ('cpu',))
   monkeypatch.setattr(sampling, 'open', functools.partial(sampling.open, weights='float32'))

@@ -4,22 +4,14 @@ import dataclasses
 import json
 
 import pytest
+from random_models import changed_config
 
 from wavernn_jax import config as config_lib
 from wavernn_jax.errors import InputError
 
 
-def _changed(**values):
-  """A configuration with fields set: part__field=value."""
-  config = config_lib.Config()
-  for name, value in values.items():
-    part, field = name.split('__')
-    setattr(getattr(config, part), field, value)
-  return config
-
-
 def test_a_config_survives_json():
-  config = _changed(model__units=32, data__dir='somewhere', mel__fmin=55.5, train__seed=7)
+  config = changed_config(model__units=32, data__dir='somewhere', mel__fmin=55.5, train__seed=7)
   config.init_from = 'RUN'
   read = config_lib.from_dict(json.loads(json.dumps(config_lib.to_dict(config))))
   assert read == config
@@ -49,13 +41,13 @@ def test_an_unknown_field_is_named_with_its_place(where):
 
 
 def test_a_field_that_an_older_version_lacked_takes_its_default():
-  tree = config_lib.to_dict(_changed(model__units=32))
+  tree = config_lib.to_dict(changed_config(model__units=32))
   del tree['model']['kernel'], tree['evaluation'], tree['init_from']
-  assert config_lib.from_dict(tree) == _changed(model__units=32)
+  assert config_lib.from_dict(tree) == changed_config(model__units=32)
 
 
 def test_differences_name_the_field_and_both_values():
-  a, b = (config_lib.to_dict(_changed(model__units=u, mel__fmin=f))
+  a, b = (config_lib.to_dict(changed_config(model__units=u, mel__fmin=f))
           for u, f in ((32, 0.0), (64, 20.0)))
   assert config_lib.differences(a, b) == {
       'config.model.units': (32, 64), 'config.mel.fmin': (0.0, 20.0)}

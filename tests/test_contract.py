@@ -16,6 +16,7 @@ from wavernn_jax.voice import Voice
 
 SPECTRAL = build(kind='wavernn', lanes=1, horizon=0, prediction='spectral', taps=6)
 LANES = {'prediction': 'spectral', 'taps': 9, 'taps_ahead': 6}
+MIXTURE = {'kind': 'wavernn', 'lanes': 1, 'horizon': 0, 'output': 'mixture', 'mixtures': 3}
 PLAIN = ModelConfig(units=32, projection=16, channels=8, layers=2)
 
 
@@ -23,9 +24,11 @@ PLAIN = ModelConfig(units=32, projection=16, channels=8, layers=2)
     build(kind='wavernn', lanes=1, horizon=0), SPECTRAL, build(), build(lanes=2, horizon=0),
     build_fused(), build_fused(lanes=4, horizon=0), build_wavenet(),
     build_wavenet(prediction='spectral', taps=6), build(mel=random_models.FUSED_MEL, **LANES),
-    build_fused(**LANES)],
+    build_fused(**LANES), build(**MIXTURE),
+    build(prediction='spectral', taps=6, reset_bias=True, **MIXTURE)],
     ids=['wavernn', 'spectral', 'subscale', 'subscale 2x0', 'fused', 'fused 4x0', 'wavenet',
-         'spectral wavenet', 'spectral subscale', 'spectral fused'])
+         'spectral wavenet', 'spectral subscale', 'spectral fused', 'mixture',
+         'spectral mixture'])
 def test_systems(model):
   contract.verify_system(model)
 
@@ -40,7 +43,8 @@ def scanned(model, block_frames):
 
 @pytest.mark.parametrize('model', [
     build(kind='wavernn', lanes=1, horizon=0), SPECTRAL, build(), build_fused(),
-    build_wavenet()], ids=['wavernn', 'spectral', 'subscale', 'fused', 'wavenet'])
+    build_wavenet(), build(**MIXTURE)],
+    ids=['wavernn', 'spectral', 'subscale', 'fused', 'wavenet', 'mixture'])
 def test_scan(model):
   contract.verify_engine(scanned(model, 4), scanned(model, 2))
 

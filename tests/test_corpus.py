@@ -6,26 +6,17 @@ import warnings
 import numpy as np
 import pytest
 import soundfile
+import utterances
+from utterances import RATE, SAMPLES, load
 
 from wavernn_jax.config import DataConfig
 from wavernn_jax.data import corpus as corpus_lib
 from wavernn_jax.errors import InputError
 
-RATE = 8_000
-SAMPLES = 200  # of a crop
-
 
 @pytest.fixture
 def folder(tmp_path, speech):
-  """Wav files of 0.3, 0.7 and 1.1 s."""
-  for i, seconds in enumerate((0.3, 0.7, 1.1)):
-    soundfile.write(tmp_path / f'u{i}.wav', speech(seconds, seed=i), RATE, 'PCM_16')
-  return tmp_path
-
-
-def load(folder, mel, min_samples=SAMPLES, keep_pcm=True, **config):
-  paths = corpus_lib.find_audio(folder)
-  return corpus_lib.load_utterances(paths, DataConfig(**config), mel, min_samples, keep_pcm)
+  return utterances.write(tmp_path, speech)
 
 
 # Splits

@@ -8,28 +8,20 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
+import utterances
+from utterances import RATE, SAMPLES, load
 
 from wavernn_jax import audio
-from wavernn_jax.config import DataConfig
 from wavernn_jax.data import corpus as corpus_lib, crops, mel_files
 from wavernn_jax.errors import InputError
 
-RATE = 8_000
-FRAMES, MARGIN, SAMPLES = 8, 2, 200  # of a crop, at hop 50
+FRAMES, MARGIN = 8, 2  # of a crop of SAMPLES, at hop 50
 SHAPE = crops.CropShape(SAMPLES, FRAMES, MARGIN)
 
 
 @pytest.fixture
 def folder(tmp_path, speech):
-  """Wav files of 0.3, 0.7 and 1.1 s."""
-  for i, seconds in enumerate((0.3, 0.7, 1.1)):
-    soundfile.write(tmp_path / f'u{i}.wav', speech(seconds, seed=i), RATE, 'PCM_16')
-  return tmp_path
-
-
-def load(folder, mel, min_samples=SAMPLES, keep_pcm=True, **config):
-  paths = corpus_lib.find_audio(folder)
-  return corpus_lib.load_utterances(paths, DataConfig(**config), mel, min_samples, keep_pcm)
+  return utterances.write(tmp_path, speech)
 
 
 def as_batch(crop):

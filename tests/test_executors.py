@@ -2,6 +2,7 @@
 
 import sys
 
+import loudness
 from loudness import RATE, Loudness, sounds, speak
 import numpy as np
 import pytest
@@ -15,13 +16,7 @@ from wavernn_jax.synthesis import bulk
 
 @pytest.fixture
 def recordings(tmp_path, speech):
-  """Seven wav files in two folders."""
-  folder = tmp_path / 'recordings'
-  (folder / 'more').mkdir(parents=True)
-  for i in range(7):
-    name = f'more/{i}.wav' if i % 2 else f'{i}.wav'
-    soundfile.write(folder / name, speech(0.1 + 0.05 * i, seed=i), RATE, 'PCM_16')
-  return folder
+  return loudness.write_recordings(tmp_path / 'recordings', speech)
 
 
 # Executors

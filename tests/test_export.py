@@ -1,6 +1,7 @@
 """Exported files: what is written is read, and nothing else is."""
 
 import copy
+import dataclasses
 import hashlib
 import json
 import struct
@@ -89,6 +90,17 @@ def _old(export, version):
   return safetensors.numpy.save(tensors, {'header': text, 'sha256': digest.hexdigest()})
 
 
+def _with_row_scales(matrix):
+  """Of int8, with one scale for all outputs of a block row."""
+  outputs = matrix.block[0]
+  greatest = np.abs(blocksparse.unpack(matrix)).reshape(len(matrix.offsets) - 1, -1).max(axis=1)
+  scales = np.repeat(np.float32(np.where(greatest, greatest / 127, 1)), outputs)
+  factors = (matrix.scales / scales).reshape(-1, outputs)  # at most 1
+  row = np.repeat(np.arange(len(factors)), np.diff(matrix.offsets.astype(np.int64)))
+  values = matrix.values * np.repeat(factors[row], 16 // outputs, axis=1)
+  return dataclasses.replace(matrix, values=np.rint(values).astype(np.int8), scales=scales)
+
+
 @pytest.mark.parametrize('block', BLOCKS)
 @pytest.mark.parametrize('weights', TYPES)
 @pytest.mark.parametrize('version', [1, 2])
@@ -97,10 +109,7 @@ def test_old_versions_of_the_format_are_read(tmp_path, version, weights, block):
   export, path = packed_run(block, weights), tmp_path / 'a.safetensors'
   for name, tensor in export.tensors.items():
     if weights == 'int8' and export_lib.is_packed(tensor) and tensor.dtype == 'int8':
-      mask = blocksparse.unpack(tensor).reshape(
-          tensor.shape[0] // block[0], block[0], -1, block[1]).any(axis=(1, 3))
-      export.tensors[name] = blocksparse.pack(
-          blocksparse.unpack(tensor), block, 'int8', mask, row_scales=True)
+      export.tensors[name] = _with_row_scales(tensor)
   path.write_bytes(_old(export, version))
   found = export_lib.read(path).packed
   for name, leaf in export_lib.flatten(export.params()).items():
@@ -166,6 +175,21 @@ def test_a_model_of_residuals_with_a_reset_bias_is_read_as_it_was_written(tmp_pa
   _, tensors = file_parts(export_lib.to_bytes(export))
   np.testing.assert_array_equal(tensors['recurrent.e.bias'], leaves['reset_bias'])
   np.testing.assert_array_equal(tensors['previous'], leaves['previous'])  # no gains
+
+
+@pytest.mark.parametrize('fields', [random_models.SUBSCALE, random_models.FUSED],
+                         ids=['subscale', 'fused'])
+def test_lanes_of_residuals_are_read_as_they_were_written(fields, tmp_path):
+  model = dataclasses.replace(fields, units=32, channels=16, prediction='spectral', taps=9,
+                              taps_ahead=6)
+  config = Config(model=model, mel=random_models.FUSED_MEL)
+  config.evaluation.block_frames = 2
+  params, masks = random_models.pruned_run(config)
+  found = _round_trip(export_lib.pack(params, masks, config, 'float32'), tmp_path)
+  assert found.config.model == model
+  leaves = export_lib.flatten(found.params())
+  for name, leaf in export_lib.flatten(params).items():
+    np.testing.assert_array_equal(leaves[name], leaf, err_msg=name)
 
 
 def test_what_a_reader_does_not_know_is_ignored(tmp_path):

@@ -13,10 +13,11 @@ import random_models
 from random_models import FUSED_MEL as MEL, build_fused as build, nats, parameters, speech
 
 from wavernn_jax import audio, draw, likelihood, pruning
-from wavernn_jax.config import PruningConfig
+from wavernn_jax.config import Config, PruningConfig
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import conditioning, fused, skew
 from wavernn_jax.sampling import persistent, stream
+from wavernn_jax.voice import Voice
 
 FRAMES, BLOCK = 7, 2
 
@@ -264,5 +265,6 @@ def test_a_block_that_the_lanes_do_not_divide_is_an_error():
 
 def test_the_persistent_kernels_refuse_it(monkeypatch):
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  with pytest.raises(InputError, match="--engine=pallas: found a model of the kind 'fused'"):
-    persistent.start(sampler().model, sampler().params)
+  voice = Voice(Config(model=random_models.FUSED, mel=MEL), sampler().params, {}, 'random')
+  with pytest.raises(InputError, match="--engine=pallas: found model.kind = 'fused', expected"):
+    persistent.start(voice)

@@ -132,8 +132,8 @@ def test_the_scan_sampler_takes_its_place_with_one_warning(nvcc, monkeypatch, ki
       return driver.Chip(132, 232_448, 90)
 
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  monkeypatch.setattr(engine, 'open_chip', lambda model, params, weights: chips.Cuda(
-      params, weights, Driver(), platform='cpu'))
+  monkeypatch.setattr(engine, 'open_chip', lambda voice, weights: chips.Cuda(
+      voice.params, weights, voice.masks, Driver(), platform='cpu'))
   with pytest.warns(UserWarning, match='scan takes its place') as told:
     sampler = sampling.open(voice, 'pallas')
   assert len(told) == 1 and str(told[0].message).startswith(reason)

@@ -11,10 +11,11 @@ from random_models import MEL, build, parameters
 import ties
 
 from wavernn_jax import draw
-from wavernn_jax.config import MelConfig, ModelConfig
+from wavernn_jax.config import Config, MelConfig, ModelConfig
 from wavernn_jax.models import subscale
 from wavernn_jax.sampling import persistent, scan, stream
 from wavernn_jax.sampling.persistent import checks, chips, driver, ffi, lanes
+from wavernn_jax.voice import Voice
 
 FRAMES, BLOCK = (9, 2, 0), 4  # fewer, as many, and none of the delay
 log_mel = functools.partial(random_models.log_mel, MEL)
@@ -77,12 +78,12 @@ def test_members_that_lose_one_another_give_up():
 
 
 def test_the_kernels_take_subscale_models(monkeypatch):
-  model = build()
-  params = parameters(model)
+  config = Config(model=random_models.SUBSCALE, mel=MEL)
+  voice = Voice(config, parameters(build()), {}, 'random')
   monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
-  monkeypatch.setattr(persistent.engine, 'open_chip', lambda _, params, weights: chips.Tpu(
-      params, weights, 1, interpret=True))
-  found = persistent.start(model, params, weights='float32', batch=2)
+  monkeypatch.setattr(persistent.engine, 'open_chip', lambda voice, weights: chips.Tpu(
+      voice.params, weights, 1, interpret=True))
+  found = persistent.start(voice, weights='float32', batch=2)
   assert isinstance(found, lanes.Sampler) and found.block_frames == 16
 
 
@@ -97,7 +98,7 @@ def test_lowering(platform):
   shapes = jax.eval_shape(lambda: model.init(0))
   params = jax.tree.map(lambda a: np.zeros(a.shape, np.float32), shapes)
   chip = chips.Tpu(params, 'bfloat16', 1) if platform == 'tpu' else chips.Cuda(
-      params, 'bfloat16', Driver(), lambda *_: b'')
+      params, 'bfloat16', driver=Driver(), compile_source=lambda *_: b'')
   made = lanes.Sampler(model, params, chip)
   arguments = jax.eval_shape(lambda: (
       params | {'kernel': chip.weights(16)}, made.initial_state(1),

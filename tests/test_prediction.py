@@ -68,6 +68,18 @@ def autocorrelation(mel_FxM, mel, lags) -> np.ndarray:
 
 
 @pytest.mark.parametrize('preset', PRESETS)
+@pytest.mark.parametrize('kind', ['speech', 'tilted', 'loud'])
+def test_the_autocorrelation_is_the_inverse_transform_of_the_power(preset, kind):
+  mel = config.mel_preset(preset)
+  mel_FxM = mels(mel, kind, 3)
+  with jax.enable_x64(True):
+    found = jax.jit(lambda m: prediction.autocorrelation(m, 192, mel))(np.float64(mel_FxM))
+  expected = autocorrelation(mel_FxM, mel, 192)
+  assert found.dtype == np.float64
+  np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13 * expected.max())
+
+
+@pytest.mark.parametrize('preset', PRESETS)
 @pytest.mark.parametrize('kind', KINDS)
 def test_weights_are_those_of_a_float64_solve_rounded(preset, kind):
   mel = config.mel_preset(preset)

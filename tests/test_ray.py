@@ -9,10 +9,10 @@ import subprocess
 import sys
 import time
 
+import loudness
 from loudness import RATE, sounds, speak
 import processes
 import pytest
-import soundfile
 
 from experiments.sweeps import rows as rows_lib
 from wavernn_jax import audio, executors
@@ -21,13 +21,7 @@ from wavernn_jax.training import journal
 
 @pytest.fixture
 def recordings(tmp_path, speech):
-  """Seven wav files in two folders."""
-  folder = tmp_path / 'recordings'
-  (folder / 'more').mkdir(parents=True)
-  for i in range(7):
-    name = f'more/{i}.wav' if i % 2 else f'{i}.wav'
-    soundfile.write(folder / name, speech(0.1 + 0.05 * i, seed=i), RATE, 'PCM_16')
-  return folder
+  return loudness.write_recordings(tmp_path / 'recordings', speech)
 
 
 _SWEEP = '''

@@ -4,19 +4,11 @@ import dataclasses
 import math
 
 import pytest
+from random_models import changed_config
 
 from wavernn_jax import config as config_lib, fields, models, rules
 from wavernn_jax.errors import InputError
-from wavernn_jax.sampling import cpu, export
-
-
-def _changed(**values):
-  """A configuration with fields set: part__field=value."""
-  config = config_lib.Config()
-  for name, value in values.items():
-    part, field = name.split('__')
-    setattr(getattr(config, part), field, value)
-  return config
+from wavernn_jax.sampling import export
 
 
 def _all_fields(config=None, where=''):
@@ -79,7 +71,7 @@ def test_temperatures_that_cannot_be_are_named_with_their_flag(temperatures, fla
 def test_an_impossible_value_is_named_with_its_flag(field, value):
   flag = '--config.' + field.replace('__', '.')
   with pytest.raises(InputError) as error:
-    rules.check(_changed(**{field: value}))
+    rules.check(changed_config(**{field: value}))
   assert f'{flag}: found {value!r}' in str(error.value)
 
 
@@ -87,7 +79,7 @@ SUBSCALE = {'model__kind': 'subscale', 'model__lanes': 16, 'model__horizon': 32}
 
 
 def test_the_fields_of_a_subscale_model_are_possible():
-  rules.check(_changed(**SUBSCALE))
+  rules.check(changed_config(**SUBSCALE))
 
 
 @pytest.mark.parametrize('changes, message', [
@@ -106,7 +98,7 @@ def test_the_fields_of_a_subscale_model_are_possible():
     ({'mel__hop': 299}, 'model.context_block: found 50.*mel.hop = 299')])
 def test_an_impossible_subscale_model_is_named_with_what_to_change(changes, message):
   with pytest.raises(InputError, match=message):
-    rules.check(_changed(**SUBSCALE | changes))
+    rules.check(changed_config(**SUBSCALE | changes))
 
 
 FUSED = {'model__kind': 'fused', 'model__lanes': 2, 'model__horizon': 2}
@@ -114,7 +106,7 @@ FUSED = {'model__kind': 'fused', 'model__lanes': 2, 'model__horizon': 2}
 
 @pytest.mark.parametrize('lanes, horizon', [(1, 0), (2, 2), (2, 74), (4, 2), (8, 1)])
 def test_the_fields_of_a_fused_model_are_possible(lanes, horizon):
-  rules.check(_changed(**FUSED | {'model__lanes': lanes, 'model__horizon': horizon}))
+  rules.check(changed_config(**FUSED | {'model__lanes': lanes, 'model__horizon': horizon}))
 
 
 @pytest.mark.parametrize('changes, message', [
@@ -130,7 +122,7 @@ def test_the_fields_of_a_fused_model_are_possible(lanes, horizon):
      'evaluation.block_frames: found 3, expected a number of frames of 301 samples')])
 def test_an_impossible_fused_model_is_named_with_what_to_change(changes, message):
   with pytest.raises(InputError, match=message):
-    rules.check(_changed(**FUSED | changes))
+    rules.check(changed_config(**FUSED | changes))
 
 
 def test_a_run_of_before_there_were_kinds_is_a_plain_model():
@@ -141,9 +133,17 @@ def test_a_run_of_before_there_were_kinds_is_a_plain_model():
   rules.check(config_lib.from_dict(tree))
 
 
+@pytest.mark.parametrize('kind', [SUBSCALE, FUSED, {'model__kind': 'wavenet'}])
+def test_only_the_plain_model_may_have_one_mixture(kind):
+  kind = kind | {'model__output': 'mixture'}
+  with pytest.raises(InputError, match="model.output: found 'mixture', expected 'dual_softmax' in"):
+    rules.check(changed_config(**kind))
+  rules.check(changed_config(model__output='mixture'))
+
+
 def test_all_impossible_values_are_reported_together():
   with pytest.raises(InputError) as error:
-    rules.check(_changed(model__units=7, train__batch=0, data__mels='x'))
+    rules.check(changed_config(model__units=7, train__batch=0, data__mels='x'))
   assert len(str(error.value).splitlines()) == 3
 
 
@@ -157,28 +157,35 @@ def test_defaults_are_possible():
     ('log', '2', "'e' or '10'"), ('pad_mode', 'edge', 'reflect'), ('mel_norm', 'l1', 'slaney')])
 def test_a_mel_convention_that_cannot_be_is_named_by_field(field, value, reason):
   with pytest.raises(InputError) as error:
-    rules.check(_changed(**{f'mel__{field}': value}))
+    rules.check(changed_config(**{f'mel__{field}': value}))
   assert f'--config.mel.{field}: found {value!r}, expected' in str(error.value)
   assert reason in str(error.value)
 
 
 def test_frames_that_are_not_centred_need_an_even_hop():
   with pytest.raises(InputError, match=r'mel\.hop: found 75, expected even'):
-    rules.check(_changed(mel__center=False, mel__hop=75))
+    rules.check(changed_config(mel__center=False, mel__hop=75))
 
 
 def test_a_spoken_copy_has_at_least_a_frame():
   with pytest.raises(InputError, match='synthesize_seconds: found 0.001, expected at least a f'):
-    rules.check(_changed(evaluation__synthesize_seconds=0.001))
-  rules.check(_changed(evaluation__synthesize_seconds=0.001, evaluation__synthesize=0))
+    rules.check(changed_config(evaluation__synthesize_seconds=0.001))
+  rules.check(changed_config(evaluation__synthesize_seconds=0.001, evaluation__synthesize=0))
+
+
+FOURS = {'pruning__block_outputs': 4, 'pruning__block_inputs': 4, 'pruning__recurrent': 0.5}
+SUBSCALE_8 = SUBSCALE | {'model__lanes': 8, 'model__horizon': 2}
+WAVENET = {'model__kind': 'wavenet'}
 
 
 @pytest.mark.parametrize('changes', [
     {'model__units': 24}, {'model__projection': 40}, {'model__units': 48},
-    {'pruning__block_outputs': 4, 'pruning__block_inputs': 4, 'pruning__recurrent': 0.5,
-     'model__channels': 18}])
+    FOURS | {'model__channels': 18}, FOURS | {'model__units': 24, 'model__projection': 20},
+    FOURS | {'pruning__recurrent': 0.0, 'model__channels': 18},
+    SUBSCALE_8 | FOURS | {'model__context_channels': 18}, SUBSCALE_8 | FOURS,
+    SUBSCALE_8 | FOURS | {'model__context_channels': 18, 'model__prediction': 'spectral'}])
 def test_an_export_is_ruled_out_exactly_where_it_cannot_be_packed(changes):
-  config = _changed(**{'model__units': 32, 'model__projection': 32, 'model__channels': 16,
+  config = changed_config(**{'model__units': 32, 'model__projection': 32, 'model__channels': 16,
                        'model__layers': 1, 'pruning__steps': 10} | changes)
   params = models.build(config).init(0)
   masks = export.pruning.initial_masks(params, config.pruning)
@@ -187,22 +194,25 @@ def test_an_export_is_ruled_out_exactly_where_it_cannot_be_packed(changes):
     packed = True
   except InputError:
     packed = False
-  assert packed == (not rules.problems(config, 'export'))
+  assert packed == rules.suits(config, 'export')
 
 
 @pytest.mark.parametrize('purpose, changes, expected', [
-    ('cpu', {'model__units': 48}, 'model.units: found 48, expected a multiple of 32'),
-    ('cpu', {'model__projection': 40}, 'model.projection: found 40, expected a multiple of 16'),
-    ('cpu', {'model__kind': 'fused', 'model__lanes': 2, 'model__horizon': 2},
-     "model.kind: found 'fused', expected 'wavernn' or 'subscale' for --engine=cpu"),
-    ('persistent', {'model__kind': 'fused', 'model__lanes': 2, 'model__horizon': 2},
-     "model.kind: found 'fused', expected 'wavernn' or 'subscale'"),
+    ('cpu', {'model__units': 48}, 'model.units = 48, expected a multiple of 32; use --engine=s'),
+    ('cpu', {'model__projection': 40}, 'model.projection = 40, expected a multiple of 16'),
+    ('cpu', FUSED, "model.kind = 'fused', expected 'wavernn' or 'subscale'; use --engine=scan"),
+    ('cpu', SUBSCALE, 'model.lanes = 16, expected 1'),
+    ('export', WAVENET, "model.kind = 'wavenet', expected a WaveRNN; synthesise and evaluate its"),
+    ('export', FOURS | {'model__units': 20}, 'model.units = 20, expected a multiple of 8 for bl'),
+    ('persistent', FUSED, "model.kind = 'fused', expected 'wavernn' or 'subscale'"),
     ('persistent', SUBSCALE | {'model__prediction': 'spectral', 'train__input_noise': 0.0},
-     "model.prediction: found 'spectral', expected 'none' for a subscale model")])
+     "model.prediction = 'spectral', expected 'none' for a subscale model"),
+    ('persistent', {'model__reset_bias': True}, 'model.reset_bias = True, expected False'),
+    *((purpose, {'model__output': 'mixture'}, "model.output = 'mixture', expected 'dual_softmax'")
+      for purpose in rules.PURPOSES)])
 def test_a_purpose_has_rules_of_its_own(purpose, changes, expected):
-  rules.check(_changed(**changes))
-  with pytest.raises(InputError, match=expected):
-    rules.check(_changed(**changes), purpose)
-  rules.check(config_lib.Config(), purpose)
-  if purpose == 'cpu':
-    assert cpu.fits(config_lib.Config()) and not cpu.fits(_changed(**changes))
+  rules.check(changed_config(**changes))
+  with pytest.raises(rules.Unsuited, match=f'--engine=.*: found {expected}'):
+    rules.check_suits(changed_config(**changes), purpose)
+  rules.check_suits(config_lib.Config(), purpose)
+  assert not rules.suits(changed_config(**changes), purpose)

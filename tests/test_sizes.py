@@ -10,8 +10,6 @@ FILES = sorted(path for folder in ('wavernn_jax', 'experiments', 'tests')
                for path in (ROOT / folder).rglob('*.py')) + [ROOT / 'launch.py']
 LONGEST_FILE, LONGEST_FUNCTION, NINE_IN_TEN = 330, 60, 20  # lines
 LONGEST_README = 200
-# A Pallas kernel and its call hold the code of their whole block in closures.
-KERNELS = {'_kernel', 'sample'}, 'tpu.py', 75
 
 
 def functions(path):
@@ -19,11 +17,6 @@ def functions(path):
   return [(node.name, node.end_lineno - node.lineno + 1)
           for node in ast.walk(ast.parse(path.read_text()))
           if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-
-
-def longest(path, name):
-  names, file, lines = KERNELS
-  return lines if path.name == file and name in names else LONGEST_FUNCTION
 
 
 def test_no_file_is_long():
@@ -40,7 +33,7 @@ def test_nine_functions_in_ten_are_short(part):
 
 def test_no_function_is_long():
   found = {f'{path.name}: {name}': lines for path in FILES for name, lines in functions(path)
-           if lines > longest(path, name)}
+           if lines > LONGEST_FUNCTION}
   assert found == {}
 
 

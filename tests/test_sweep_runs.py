@@ -11,6 +11,7 @@ import pytest
 
 from experiments.configs import dense
 from experiments.sweeps import (
+  fine_tuning,
   prediction,
   rows as rows_lib,
   runs as runs_lib,
@@ -18,13 +19,15 @@ from experiments.sweeps import (
   spent,
   study,
   subscale,
+  systems,
 )
 from wavernn_jax import commands, executors, models, pruning, rules
 from wavernn_jax.errors import InputError
 from wavernn_jax.training import step as step_lib
 from wavernn_jax.training.run import Diverged
 
-STUDIES = prediction.STUDY, sparse_vs_dense.STUDY, subscale.STUDY
+STUDIES = (prediction.STUDY, sparse_vs_dense.STUDY, subscale.STUDY, systems.STUDY,
+           fine_tuning.STUDY)
 
 
 def _tiny_config(updates=20):
@@ -186,7 +189,7 @@ def test_every_run_of_a_study_has_its_own_name_and_a_valid_config(which, size):
   rates = {system.name: variant.rates[0] for system in variant.systems}
   for runs in (study.tuning_runs(variant, 'DIR'), study.seed_runs(which, variant, rates, 'DIR')):
     assert len({run.name for run in runs}) == len(runs)
-    assert len({(run.config.train.batch, run.config.train.crop) for run in runs}) == 1
+    assert len({run.config.train.batch * run.config.train.crop for run in runs}) == 1
     for run in runs:
       rules.check(run.config)
 
@@ -200,7 +203,7 @@ def test_the_study_of_prediction_is_the_one_that_is_asked_for():
     model, train = config.model, config.train
     assert (model.kind, model.units, model.projection, model.channels) == ('wavernn', 128, 128, 64)
     assert (train.steps, train.batch, train.crop, train.burn_in) == (3_000, 4, 1_920, 240)
-  assert len(study.tuning_runs(prediction.full(), '')) == 2 * 4
+  assert len(study.tuning_runs(prediction.full(), '')) == 2 * 5
 
 
 def test_other_variants_are_refused():
@@ -224,7 +227,7 @@ def test_sparse_runs_of_a_budget_have_its_parameters(block):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['prediction', 'sparse_vs_dense', 'subscale'])
+@pytest.mark.parametrize('name', [which.name for which in STUDIES])
 def test_a_study_runs_from_the_command_line(name, tmp_path):
   done = subprocess.run(
       [sys.executable, '-m', f'experiments.sweeps.{name}', '--do=run', '--variant=tiny',

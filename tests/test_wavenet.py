@@ -200,7 +200,7 @@ def test_an_untrained_model_of_residuals_is_the_closed_form(speech, mel):
                   constant_values=audio.mel_floor(mel))[None]
   found, _ = nats(net, net.init(0), pcm[None, :samples], window)
   padded = np.pad(pcm[None, :samples], ((0, 0), (net.timing.past, 0)))
-  step, values = net.inputs.sequence(padded, window, np.float32)
+  step, values = net.hearing.sequence(padded, window, np.float32)
   scale = 0.7 * np.asarray(step.unit)
   laplace = np.log(2 * scale) + np.abs(np.float32(values)) / scale
   assert found.sum(axis=0).mean() == pytest.approx(laplace.mean(), abs=0.1)
@@ -226,7 +226,7 @@ def test_draws_again_from_the_teacher_forced_network_give_the_samples(net):
       uniforms = draw.uniforms(keys, start['index'], samples)
       values = jax.vmap(mixture.sample, (0, 0, None))(components, uniforms, temperatures)
       known = np.concatenate([start['pcm'], drawn], axis=1)
-      step, _ = net.inputs.sequence(known, mel, np.float64)
+      step, _ = net.hearing.sequence(known, mel, np.float64)
       np.testing.assert_array_equal(prediction.decode(values, step.predicted), drawn.T)
       np.testing.assert_allclose(end['queue'], queue, atol=1e-9)
       np.testing.assert_array_equal(end['pcm'], known[:, -net.timing.past:])

@@ -86,14 +86,16 @@ def report(config: Config, output) -> dict:
 
   Returns:
     What `survey.summary` found; mels (fits, sentence); problems, which would stop a run
-    or make it useless; remarks; options: flags that suit the files; picture: the path of
-    a PNG.
+    or make it useless; remarks; options: flags that suit the files; unsuited: purposes
+    that the configured model does not suit, and why; picture: the path of a PNG.
 
   Raises:
     InputError: if the folder does not exist or is empty.
   """
   sounds, mels = _contents(config)
-  result = {'dir': config.data.dir, 'problems': [], 'remarks': [], 'options': []}
+  result = {'dir': config.data.dir, 'problems': [], 'remarks': [], 'options': [], 'unsuited': {
+      purpose: reasons for purpose in rules.PURPOSES
+      if not rules.problems(config) and (reasons := rules.unsuited(config, purpose))}}
   if sounds:
     files, unusable = survey.read(sounds)
     result['problems'] += [] if files else ['none of the audio files can be read']

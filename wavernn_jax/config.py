@@ -26,6 +26,7 @@ Dimension glossary (suffixes of array names, letters of einsums):
   Y  pre-activations of the gates of one of them, Y = 2H; all of them are G = U·Y
   A  past inputs of all blocks that their dilations reach
   J  components of a mixture of logistics
+  Z  rows of a batch that are lanes of utterances, Z = S·B
 
 Defaults are the paper's where it gives them; every choice of ours says so.
 """
@@ -133,6 +134,7 @@ class ModelConfig:
   channels: int = 128  # C
   layers: int = 3  # convolutions of the conditioning stack
   kernel: int = 3  # frames, odd
+  output: str = 'dual_softmax'  # §2; 'mixture': of J logistics, of kind wavernn only
   compute_dtype: str = 'float32'  # or 'bfloat16': matmul inputs; float32 sums
   activations: str = 'float32'  # or 'int8': h and the relu's outputs in 8 bits; wavernn only
   prediction: str = 'none'  # the paper; 'spectral': code the residual of models/prediction.py
@@ -149,7 +151,7 @@ class ModelConfig:
   cycles: int = 3  # paper: dilations 1, 2, .. 512 three times
   residual: int = 512  # R; the paper does not give its channels
   skip: int = 256  # channels into the output layer
-  mixtures: int = 10  # J
+  mixtures: int = 10  # J, of output 'mixture', too
 
 
 @dataclasses.dataclass

@@ -58,6 +58,7 @@ RULES = {
     'model.channels': between(1, 8_192),
     'model.layers': between(1, 64),
     'model.kernel': odd(1, 255),
+    'model.output': one_of('dual_softmax', 'mixture'),
     'model.compute_dtype': one_of('float32', 'bfloat16'),
     'model.activations': one_of('float32', 'int8'),
     'model.prediction': one_of('none', 'spectral'),

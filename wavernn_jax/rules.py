@@ -1,7 +1,7 @@
-"""Checks a configuration for a purpose before anything is written.
+"""Which configurations are possible, and which models suit a purpose; asked before any work.
 
-fields.py holds the rule of each field by itself. Here are the rules between fields
-(`_JOINT`) and those that one purpose adds (`_PURPOSES`).
+fields.py has the rule of each field by itself. Here are the rules between fields
+(`_JOINT`), and those of what is done with a trained model (`PURPOSES`).
 """
 
 import dataclasses
@@ -15,25 +15,45 @@ _CPU_UNITS, _CPU_PROJECTION = 32, 16  # multiples that the kernels of --engine=c
 _KINDS = {bool: 'True or False', int: 'a whole number', float: 'a finite number', str: 'text'}
 
 
-def check(config: Config, purpose: str = 'train') -> None:
-  """Raises InputError, naming every field whose value does not suit the purpose.
+class Unsuited(InputError):
+  """A model that cannot be used for a purpose."""
 
-  Args:
-    config: as the user gave it.
-    purpose: 'train', 'export', or a way to sample: 'cpu', 'persistent', 'native'.
-  """
-  if wrong := problems(config, purpose):
+
+def check(config: Config) -> None:
+  """Raises InputError, naming every field of a configuration whose value is impossible."""
+  if wrong := problems(config):
     raise InputError('\n'.join(wrong))
 
 
-def problems(config: Config, purpose: str = 'train') -> list[str]:
+def problems(config: Config) -> list[str]:
   """The complaints of `check`, one line for each field."""
   wrong = _fields(config, 'config')
   if not wrong:  # the rules below rely on these: some divide by a field
-    rules = (*_JOINT, *_PURPOSES[purpose])
-    wrong = [_message(f'config.{field}', found, expected) for rule in rules
+    wrong = [_message(f'config.{field}', found, expected) for rule in _JOINT
              for holds, field, found, expected in rule(config) if not holds]
   return wrong
+
+
+def check_suits(config: Config, purpose: str) -> None:
+  """Raises Unsuited, naming every field for which a model does not suit a purpose.
+
+  Args:
+    config: one that `check` accepts.
+    purpose: one of PURPOSES.
+  """
+  if wrong := unsuited(config, purpose):
+    raise Unsuited('\n'.join(wrong))
+
+
+def suits(config: Config, purpose: str) -> bool:
+  return not unsuited(config, purpose)
+
+
+def unsuited(config: Config, purpose: str) -> list[str]:
+  """The complaints of `check_suits`, one line for each field."""
+  where, advice, rule = PURPOSES[purpose]
+  return [f'{where}: found model.{field} = {found!r}, expected {expected}; {advice}.'
+          for holds, field, found, expected in rule(config) if not holds]
 
 
 def check_temperatures(temperatures) -> tuple:
@@ -133,8 +153,16 @@ def _gru(config: Config) -> list[tuple]:
   m = config.model
   return [(not m.reset_bias or m.kind == 'wavernn', 'model.reset_bias', m.reset_bias,
            f'False in a {m.kind} model'),
-          (m.activations == 'float32' or m.kind == 'wavernn', 'model.activations', m.activations,
-           f"'float32' in a {m.kind} model")]
+          (m.activations == 'float32' or (m.kind == 'wavernn' and m.output == 'dual_softmax'),
+           'model.activations', m.activations,
+           "'float32' where model.kind is not 'wavernn' or model.output is 'mixture'")]
+
+
+def _output(config: Config) -> list[tuple]:
+  """Rules for the ablation of the dual softmax (models/single_head.py)."""
+  m = config.model
+  return [(m.output == 'dual_softmax' or m.kind == 'wavernn', 'model.output', m.output,
+           f"'dual_softmax' in a {m.kind} model")]
 
 
 def _wavenet(config: Config) -> list[tuple]:
@@ -211,47 +239,54 @@ def _fused_lanes(config: Config) -> list[tuple]:
       _block_of_lanes(config)]
 
 
-# Rules that a purpose adds
+# Rules for what is done with a model: (holds, field of the model, found, expected)
 
 
 def _export(config: Config) -> list[tuple]:
-  """Blocks of 16×1 or 4×4 divide what can be pruned (sampling/export.py)."""
+  """Blocks divide all that can be pruned (sampling/export.py)."""
   m, p = config.model, config.pruning
-  outputs, inputs = (4, 4) if (p.block_outputs, p.block_inputs) == (4, 4) else (16, 1)
-  sizes = {'units': (m.units, outputs), 'projection': (m.projection, outputs),
-           'channels': (m.channels, inputs)}
-  if inputs > 1:
-    sizes['units'] = m.units, 2 * inputs
-    sizes['context_channels'] = m.context_channels, inputs
-  return [(m.kind != 'wavenet', 'model.kind', m.kind, 'a kind that exports hold')] + [
-          (size % multiple == 0, f'model.{field}', size,
-           f'a multiple of {multiple} for an export in blocks of {outputs}x{inputs}')
-          for field, (size, multiple) in sizes.items()]
+  pruned = max(p.recurrent, p.hidden, p.output, p.conditioning) > 0
+  fours = pruned and (p.block_outputs, p.block_inputs) == (4, 4)
+  multiples = {'units': 16, 'projection': 16}
+  if fours:
+    multiples = {'units': 8, 'projection': 4, 'channels': 4}
+    if m.kind == 'subscale' and m.prediction == 'none':
+      multiples['context_channels'] = 4
+  return [(m.kind != 'wavenet', 'kind', m.kind, 'a WaveRNN'), _only_dual_softmax(m),
+          *_sizes(m, multiples, f' for blocks of {"4x4" if fours else "16x1"}')]
 
 
 def _cpu(config: Config) -> list[tuple]:
+  """What the compiled kernels need (sampling/cpu)."""
   m = config.model
-  return [
-      (m.kind in ('wavernn', 'subscale'), 'model.kind', m.kind,
-       "'wavernn' or 'subscale' for --engine=cpu; use --engine=scan"),
-      (m.lanes == 1, 'model.lanes', m.lanes, '1 for --engine=cpu; use --engine=scan'),
-      (m.units % _CPU_UNITS == 0, 'model.units', m.units,
-       f'a multiple of {_CPU_UNITS} for --engine=cpu; use --engine=scan'),
-      (m.projection % _CPU_PROJECTION == 0, 'model.projection', m.projection,
-       f'a multiple of {_CPU_PROJECTION} for --engine=cpu; use --engine=scan')]
+  return [(m.kind in ('wavernn', 'subscale'), 'kind', m.kind, "'wavernn' or 'subscale'"),
+          _only_dual_softmax(m), (m.lanes == 1, 'lanes', m.lanes, '1'),
+          *_sizes(m, {'units': 32, 'projection': 16})]
+
+
+def _only_dual_softmax(model) -> tuple:
+  return model.output == 'dual_softmax', 'output', model.output, "'dual_softmax'"
+
+
+def _sizes(model, multiples: dict[str, int], why: str = '') -> list[tuple]:
+  return [(getattr(model, field) % multiple == 0, field, getattr(model, field),
+           f'a multiple of {multiple}{why}') for field, multiple in multiples.items()]
 
 
 def _persistent(config: Config) -> list[tuple]:
   m = config.model
   return [
-      (m.kind in ('wavernn', 'subscale'), 'model.kind', m.kind,
-       "'wavernn' or 'subscale' for --engine=pallas; use --engine=scan"),
-      (m.kind != 'subscale' or m.prediction == 'none', 'model.prediction', m.prediction,
-       "'none' for a subscale model with --engine=pallas; use --engine=scan"),
-      (not m.reset_bias, 'model.reset_bias', m.reset_bias,
-       'False for --engine=pallas; use --engine=scan')]
+      (m.kind in ('wavernn', 'subscale'), 'kind', m.kind, "'wavernn' or 'subscale'"),
+      _only_dual_softmax(m),
+      (m.kind != 'subscale' or m.prediction == 'none', 'prediction', m.prediction,
+       "'none' for a subscale model"),
+      (not m.reset_bias, 'reset_bias', m.reset_bias, 'False')]
 
 
-_JOINT = (_mel, _train, _pruning, _prediction, _gru, _wavenet, _lanes)
-_PURPOSES = {'train': (), 'export': (_export,), 'cpu': (_cpu,), 'persistent': (_persistent,),
-             'native': (_export, _cpu)}
+_JOINT = (_mel, _train, _pruning, _prediction, _gru, _output, _wavenet, _lanes)
+# What a message begins with, the advice that it ends with, the rules.
+PURPOSES = {
+    'export': ('--mode=export, --engine=cpu',
+               'synthesise and evaluate its run with --workdir=RUN and --engine=scan', _export),
+    'cpu': ('--engine=cpu', 'use --engine=scan', _cpu),
+    'persistent': ('--engine=pallas', 'use --engine=scan', _persistent)}

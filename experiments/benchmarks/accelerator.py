@@ -24,9 +24,10 @@ from matplotlib import figure
 import numpy as np
 
 from experiments.benchmarks import measure, train_step
-from wavernn_jax import config as config_lib, draw, models
+from wavernn_jax import config as config_lib, draw, models, pruning
 from wavernn_jax.sampling import scan
 from wavernn_jax.sampling.persistent import checks, chips, cuda, engine, lanes as lanes_lib
+from wavernn_jax.voice import Voice
 
 _FOLDER = flags.DEFINE_string('folder', 'runs/accelerator', 'Folder of the results.')
 _MINUTES = flags.DEFINE_float('minutes', 8.0, 'Minutes within which a section may begin.')
@@ -44,16 +45,21 @@ class Skipped(Exception):
 
 
 @functools.cache
-def model_of(units: int, projection: int, sparsity: float = 0.0, tiny: bool = False,
+def voice_of(units: int, projection: int, sparsity: float = 0.0, tiny: bool = False,
              prediction: str = 'none'):
-  """A model whose logits are far from uniform, and its parameters."""
+  """A voice whose logits are far from uniform."""
   config = config_lib.Config()
   config.model.units, config.model.projection = units, projection
   config.model.prediction = prediction
   if tiny:
     config.model.channels, config.mel.hop = 8, 20
-  model = models.build(config)
-  rng = np.random.default_rng(0)
+  config.pruning = config_lib.PruningConfig(recurrent=sparsity, hidden=sparsity, output=sparsity)
+  rng, params = np.random.default_rng(0), models.build(config).init(0)
+
+  def mask(whole):
+    kept = np.zeros(whole.size, bool)
+    kept[rng.permutation(whole.size)[round(sparsity * whole.size):]] = True
+    return kept.reshape(whole.shape)
 
   def change(path, leaf):
     names, leaf = [key.key for key in path], np.asarray(leaf)
@@ -61,12 +67,10 @@ def model_of(units: int, projection: int, sparsity: float = 0.0, tiny: bool = Fa
       return leaf
     if not leaf.any():  # of a layer that is silent before training
       leaf = rng.standard_normal(leaf.shape, np.float32) / np.float32(np.sqrt(len(leaf)))
-    leaf = leaf * np.float32(3 if names[0] == 'outputs' else 1)
-    blocks = np.zeros(leaf.size // cuda.BLOCK, np.float32)
-    blocks[rng.permutation(len(blocks))[round(sparsity * len(blocks)):]] = 1
-    kept = np.repeat(blocks.reshape(len(leaf), -1), cuda.BLOCK, axis=1)
-    return leaf * kept / np.float32(np.sqrt(1 - sparsity)) if sparsity else leaf
-  return model, jax.tree_util.tree_map_with_path(change, model.init(0))
+    return leaf * np.float32((3 if names[0] == 'outputs' else 1) / np.sqrt(1 - sparsity))
+  masks = jax.tree.map(mask, pruning.initial_masks(params, config.pruning))
+  params = pruning.apply_masks(jax.tree_util.tree_map_with_path(change, params), masks)
+  return Voice(config, jax.tree.map(np.asarray, params), masks, 'random')
 
 
 def speed(sampler, lanes: int) -> float:
@@ -80,10 +84,11 @@ def speed(sampler, lanes: int) -> float:
   return lanes * frames * mel.hop / seconds
 
 
-def kernel(model, params, weights: str = 'bfloat16', chip=None):
+def kernel(voice, weights: str = 'bfloat16', chip=None, frames: int = 0):
   """The persistent kernel, without its fallback."""
-  chip = chip or engine.open_chip(model, params, weights)
-  return engine.Sampler(model, params, chip, block_frames=_FRAMES.value)
+  kind = {'wavernn': engine.Sampler, 'subscale': lanes_lib.Sampler}[voice.config.model.kind]
+  return kind(voice.model, voice.params, chip or engine.open_chip(voice, weights),
+              block_frames=frames or _FRAMES.value)
 
 
 def _accelerator() -> str:
@@ -104,35 +109,36 @@ def interpreted():
   """The kernel for TPUs as JAX on the CPU, on a tiny model."""
   if jax.default_backend() in engine.PLATFORMS:
     raise Skipped('there is an accelerator')
-  model, params = model_of(32, 32, tiny=True)
+  voice = voice_of(32, 32, tiny=True)
   for weights in ('float32', 'bfloat16'):
-    chip = chips.Tpu(params, weights, model.mel.hop, interpret=True)
-    sampler = engine.Sampler(model, params, chip, block_frames=1)
+    chip = chips.Tpu(voice.params, weights, voice.config.mel.hop, interpret=True)
+    sampler = kernel(voice, chip=chip, frames=1)
     yield {'what': f'interpret mode, {weights}', 'lanes': 2,
-           **sampler.check(2, checks.rounded(params, weights))}
-  model, params = model_of(32, 32, tiny=True, prediction='spectral')
-  chip = chips.Tpu(params, 'float32', model.mel.hop, interpret=True, taps=model.config.taps)
-  sampler = engine.Sampler(model, params, chip, block_frames=1)
+           **sampler.check(2, checks.rounded(voice.params, weights))}
+  voice = voice_of(32, 32, tiny=True, prediction='spectral')
+  chip = chips.Tpu(voice.params, 'float32', voice.config.mel.hop, interpret=True,
+                   taps=voice.config.model.taps)
+  sampler = kernel(voice, chip=chip, frames=1)
   yield {'what': 'interpret mode, float32, spectral', 'lanes': 2,
-         **sampler.check(2, checks.rounded(params, 'float32'))}
+         **sampler.check(2, checks.rounded(voice.params, 'float32'))}
 
 
 def correctness():
   """The check that every synthesis begins with, for each type and batch."""
   platform = _accelerator()
   for weights in TYPES[:2] if platform == 'tpu' else TYPES:
-    model, params = model_of(896, 448)
-    sampler = kernel(model, params, weights)
+    voice = voice_of(896, 448)
+    sampler = kernel(voice, weights)
     for lanes in (1, 16):
       yield {'what': f'896 units, {weights}', 'lanes': lanes,
-             **sampler.check(lanes, checks.rounded(params, weights))}
+             **sampler.check(lanes, checks.rounded(voice.params, weights))}
 
 
 def dense():
   """896 units: the persistent kernel."""
   _accelerator()
-  model, params = model_of(896, 448)
-  sampler = kernel(model, params)
+  voice = voice_of(896, 448)
+  sampler = kernel(voice)
   for lanes, target in TARGETS.items():
     yield _row(sampler, 'kernel, 896 units', lanes, target=target)
 
@@ -140,23 +146,24 @@ def dense():
 def xla():
   """The same by the scan sampler, with loops unrolled and donated state."""
   _accelerator()
-  model, params = model_of(896, 448)
+  voice = voice_of(896, 448)
   half = models.build(config_lib.Config(
-      model=dataclasses.replace(model.config, compute_dtype='bfloat16')))
+      model=dataclasses.replace(voice.config.model, compute_dtype='bfloat16')))
   for unroll in (1, 4, 16):
     for lanes in TARGETS:
-      sampler = scan.Sampler(half, params, block_frames=_FRAMES.value, unroll=unroll, donate=True)
+      sampler = scan.Sampler(half, voice.params, block_frames=_FRAMES.value, unroll=unroll,
+                             donate=True)
       yield _row(sampler, f'XLA, 896 units, unroll {unroll}', lanes)
 
 
 def spectral():
   """896 units that code the residual of 192 taps: what the prediction costs, and by XLA."""
   _accelerator()
-  model, params = model_of(896, 448, prediction='spectral')
-  sampler = kernel(model, params)
-  plain = scan.Sampler(model, params, block_frames=_FRAMES.value, donate=True)
+  voice = voice_of(896, 448, prediction='spectral')
+  sampler = kernel(voice)
+  plain = scan.Sampler(voice.model, voice.params, block_frames=_FRAMES.value, donate=True)
   for lanes in TARGETS:
-    agreement = sampler.check(lanes, checks.rounded(params, 'bfloat16'))
+    agreement = sampler.check(lanes, checks.rounded(voice.params, 'bfloat16'))
     yield _row(sampler, 'kernel, 896 units, spectral', lanes, **agreement)
     yield _row(plain, 'XLA, 896 units, spectral', lanes)
 
@@ -165,14 +172,14 @@ def sparse():
   """95% sparse, 1024 units: one stream for each multiprocessor (int8), or for two (bfloat16)."""
   if _accelerator() == 'tpu':
     raise Skipped('the kernel for TPUs has no sparse products')
-  model, params = model_of(1024, 512, _SPARSITY)
+  voice = voice_of(1024, 512, _SPARSITY)
   for weights in ('int8', 'bfloat16'):
-    sampler = kernel(model, params, weights)
+    sampler = kernel(voice, weights)
     for lanes in (1, sampler._chip.chip.processors):
       plan = dataclasses.asdict(sampler._chip.plan(lanes))
       yield _row(sampler, f'kernel, 1024 units, 95% sparse, {weights}', lanes,
-                 **sampler.check(lanes, checks.rounded(params, weights)),
-                 plan={name: plan[name] for name in ('team', 'lanes', 'teams')})
+                 **sampler.check(lanes, checks.rounded(voice.params, weights)),
+                 plan={name: plan[name] for name in ('team', 'streams', 'teams')})
 
 
 def subscale():
@@ -181,13 +188,12 @@ def subscale():
   config = config_lib.Config()
   config.model = dataclasses.replace(config.model, kind='subscale', units=896, projection=448,
                                      lanes=16, horizon=64, compute_dtype='bfloat16')
-  model = models.build(config)
-  params = jax.tree.map(np.asarray, model.init(0))
-  sampler = lanes_lib.Sampler(model, params, engine.open_chip(model, params, 'bfloat16'),
-                              block_frames=_FRAMES.value)
-  plain = scan.Sampler(model, params, block_frames=_FRAMES.value)
+  params = jax.tree.map(np.asarray, models.build(config).init(0))
+  voice = Voice(config, params, None, 'random')
+  sampler = kernel(voice)
+  plain = scan.Sampler(voice.model, params, block_frames=_FRAMES.value)
   for utterances in (1, 4):
-    agreement = sampler.check(utterances, checks.rounded(params, 'bfloat16'))
+    agreement = sampler.check(utterances, checks.rounded(voice.params, 'bfloat16'))
     yield _row(sampler, 'kernel, 896 units, 16 lanes of an utterance', utterances, **agreement)
     yield _row(plain, 'XLA, 896 units, 16 lanes of an utterance', utterances)
 
@@ -196,13 +202,13 @@ def plans():
   """Teams of other sizes, one lane each: how `cuda.choose` should choose."""
   if _accelerator() == 'tpu':
     raise Skipped('plans are of the kernel for GPUs')
-  model, params = model_of(896, 448)
+  voice = voice_of(896, 448)
   for team, lanes in ((132, 1), (66, 1), (44, 1), (33, 1), (66, 2), (66, 4), (66, 8), (33, 4)):
     def choose(operands, matrices, chip, batch, team=team, lanes=lanes):
       macros, shared = cuda.layout(operands, matrices, team, lanes)
       return cuda.Plan(team, lanes, min(-(-batch // lanes), chip.processors // team), macros,
                        shared)
-    sampler = kernel(model, params, chip=chips.Cuda(params, 'bfloat16', choose=choose))
+    sampler = kernel(voice, chip=chips.Cuda(voice.params, 'bfloat16', choose=choose))
     processors = sampler._chip.chip.processors
     if team <= processors:
       yield _row(sampler, f'kernel, 896 units, teams of {team}, {lanes} lanes each',
@@ -212,8 +218,8 @@ def plans():
 def streams():
   """Samples per second that this many streams make together."""
   _accelerator()
-  model, params = model_of(896, 448)
-  sampler = kernel(model, params)
+  voice = voice_of(896, 448)
+  sampler = kernel(voice)
   for lanes in (2, 4, 8, 32, 64, 128):
     yield _row(sampler, 'kernel, 896 units', lanes)
 

@@ -51,14 +51,16 @@ _CASES = flags.DEFINE_multi_string('case', None, 'units:projection:density; dens
 _WEIGHTS = flags.DEFINE_multi_enum(
     'weights', None, ['float32', 'bfloat16', 'int8'], 'Types of weights; by default all three.')
 _THREADS = flags.DEFINE_multi_integer(
-    'threads', None, 'Utterances at a time; default: 1 and the cores.', 1)
+    'threads', None, 'Utterances at a time; by default 1, and as many as there are cores.', 1)
 _PREDICTION = flags.DEFINE_multi_enum(
-    'prediction', ['none'], ['none', 'spectral'], 'What is coded: samples or residuals.')
+    'prediction', ['none'], ['none', 'spectral'],
+    'Whether samples are coded, or residuals of a prediction.')
 _BLOCK = flags.DEFINE_enum('block', '16x1', ['16x1', '4x4'], 'Shape of blocks.')
 _REPEATS = flags.DEFINE_integer('repeats', 30, 'Timed calls of each function.', 1)
 _FRAMES = flags.DEFINE_integer(
     'block_frames', 16, 'Mel frames of a call of the engine.', 1)
-_CURVE = flags.DEFINE_bool('curve', False, 'Time many densities and widths: bfloat16, one thread.')
+_CURVE = flags.DEFINE_bool(
+    'curve', False, 'Time many densities and widths, in bfloat16 with one thread.')
 
 
 def case(text: str) -> tuple[int, int, float]:

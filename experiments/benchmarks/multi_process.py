@@ -30,8 +30,8 @@ _BATCH = flags.DEFINE_integer('batch', 32, 'Crops in the global batch.')
 _CROP = flags.DEFINE_integer('crop', 960, 'Samples of a crop.')
 _STEPS = flags.DEFINE_integer('steps', 5, 'Updates of a timed block.')
 _REPEATS = flags.DEFINE_integer('repeats', 7, 'Timed blocks of each side.')
-_SIDE = flags.DEFINE_list('side', None, 'COORDINATOR,COUNT,INDEX of a process that is timed; '
-                          'set by this program itself.')
+_SIDE = flags.DEFINE_list('side', None, 'COORDINATOR,COUNT,INDEX of a timed process; this '
+                          'program sets it itself.')
 
 
 def work(count: int) -> None:

@@ -26,13 +26,14 @@ from wavernn_jax import config as config_lib, draw
 from wavernn_jax.errors import InputError
 from wavernn_jax.sampling import cpu, export as export_lib
 
-_CASE = flags.DEFINE_string('case', '1024:512:0.05', 'units:projection:density, density 1: dense.')
+_CASE = flags.DEFINE_string(
+    'case', '1024:512:0.05', 'units:projection:density; density 1 is dense.')
 _WEIGHTS = flags.DEFINE_enum('weights', 'bfloat16', ['float32', 'bfloat16', 'int8'],
                              'Type of weights.')
 _BLOCK = flags.DEFINE_enum('block', '16x1', ['16x1', '4x4'], 'Shape of blocks.')
 _REPEATS = flags.DEFINE_integer('repeats', 15, 'Timed calls of each engine.', 1)
 _FRAMES = flags.DEFINE_integer('frames', 16, 'Mel frames of a call.', 1, 16)
-_COMPILER = flags.DEFINE_string('compiler', 'gcc', 'Of the library.')
+_COMPILER = flags.DEFINE_string('compiler', 'gcc', 'C compiler of the library.')
 SOURCE = pathlib.Path(__file__).parents[2] / 'runtime'
 
 

@@ -6,8 +6,9 @@
 
 Batches are crops of synthetic noise read by the real loader. The last line is
 one JSON object: `samples_per_second` of the full step, `backward_speedup` =
-time of plain autodiff over time of the hand-written backward, `parts_ms`,
-`loader_share` and `peak_memory_gib`.
+time of plain autodiff over time of the hand-written backward, `prediction_ratio` = time of
+the step with `prediction: spectral` over that with `none`, `parts_ms`, `loader_share` and
+`peak_memory_gib`.
 """
 
 import functools
@@ -31,6 +32,7 @@ _BATCH = flags.DEFINE_integer('batch', 32, 'Crops in a batch.')
 _CROP = flags.DEFINE_integer('crop', 960, 'Samples of a crop.')
 _REPEATS = flags.DEFINE_integer('repeats', 15, 'Timed calls of each function.')
 _RECURRENCE = flags.DEFINE_bool('recurrence', True, 'Time the recurrence at 896 units.')
+_PREDICTION = flags.DEFINE_bool('prediction', True, 'Time the step with a prediction and without.')
 _PARTS = flags.DEFINE_bool('parts', True, 'Time the parts of the full step.')
 
 
@@ -74,17 +76,48 @@ def backward_speedup(units=896, batch=32, steps=240) -> dict:
              for n, s in seconds.items()}}
 
 
-def main(_):
+def prediction_ratio() -> dict:
+  """Times of the full step, its loader included, with a prediction and without, in turns."""
+  with tempfile.TemporaryDirectory() as folder:
+    seconds = measure.interleaved({prediction: _stepper(_config(prediction), folder)
+                                   for prediction in ('none', 'spectral')}, _REPEATS.value)
+  return {'prediction_ratio': seconds['spectral'] / seconds['none'],
+          **{f'{name}_step_ms': 1e3 * s for name, s in seconds.items()}}
+
+
+def _stepper(config, folder):
+  """A function that takes a step with the next batch."""
+  model = models.build(config)
+  batches = train_step.noise_batches(model, config, folder)
+  step = backend.jit(functools.partial(step_lib.train_step, model, config), donate_argnums=0)
+  state = step_lib.initial_state(model.init(0), config)
+
+  def function():
+    nonlocal state
+    state, metrics = step(state, next(batches))
+    return metrics
+  return function
+
+
+def _config(prediction: str = 'none') -> config_lib.Config:
+  """What the flags ask for."""
   config = config_lib.Config()
   config.model.units, config.model.projection = _UNITS.value, _PROJECTION.value
-  config.model.compute_dtype = _DTYPE.value
+  config.model.compute_dtype, config.model.prediction = _DTYPE.value, prediction
   config.train.batch, config.train.crop = _BATCH.value, _CROP.value
   rules.check(config)
+  return config
+
+
+def main(_):
+  config = _config()
   result = {'units': _UNITS.value, 'projection': _PROJECTION.value, 'batch': _BATCH.value,
             'crop': _CROP.value, 'compute_dtype': _DTYPE.value, **full_step(config),
             'peak_memory_gib': measure.peak_memory_gib()}
   if _RECURRENCE.value:
     result |= backward_speedup()
+  if _PREDICTION.value:
+    result |= prediction_ratio()
   measure.report(result)
 
 

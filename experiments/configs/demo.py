@@ -18,8 +18,8 @@ def get_config(variant: str = 'small') -> config.Config:
     return result
   return config.Config(
       data=data,
-      model=config.ModelConfig(units=128, projection=128, channels=64),
-      optimizer=config.OptimizerConfig(learning_rate=3e-3, final_learning_rate=3e-5,
+      model=config.ModelConfig(units=128, projection=128, channels=64, prediction='spectral'),
+      optimizer=config.OptimizerConfig(learning_rate=4e-3, final_learning_rate=4e-5,
                                        warmup_steps=100, ema_decay=0.99),
-      train=config.TrainConfig(steps=1_800, batch=8, burn_in=120, eval_every=600,
-                               save_every=300))
+      train=config.TrainConfig(steps=900, batch=4, crop=1_920, burn_in=240, eval_every=300,
+                               save_every=150))

@@ -1,4 +1,4 @@
-"""The model that `python launch.py` plays: sparse, small enough to train on two cores.
+r"""The model that `python launch.py` plays: sparse, small enough to train on two cores.
 
     python launch.py --mode=train --config=experiments/configs/pretrained.py \
         --config.data.dir=KATHLEEN24 --workdir=RUN
@@ -7,6 +7,13 @@
 
 Variants: `voice` (192 units, 3 G samples: some 20 hours of one core; it may be exported at
 any time) and `tiny` (seconds, for tests).
+
+The bundled one was trained on kathleen24 for 23,100 updates, and from there on kathleen24
+and eight minutes of twelve espeak-ng voices, so that it speaks other voices than hers, too:
+
+    python launch.py --mode=train --config=experiments/configs/pretrained.py \
+        --config.data.dir=KATHLEEN24_AND_VOICES --config.init_from=RUN \
+        --config.train.steps=180000 --workdir=RUN2
 
 It is pruned over the first third and then trains on with what is left. Updates of 8
 crops of 1,920 samples: on a CPU more crops cost more than they give.

@@ -24,11 +24,12 @@ def get_config(variant: str = 'paper') -> config.Config:
                                      conditioning=0.95))
   if variant == 'small':
     return config.Config(
-        model=config.ModelConfig(units=384, projection=192, channels=64),
-        optimizer=config.OptimizerConfig(learning_rate=2e-3, final_learning_rate=2e-5),
+        model=config.ModelConfig(units=384, projection=192, channels=64, prediction='spectral'),
+        optimizer=config.OptimizerConfig(learning_rate=2e-3, final_learning_rate=2e-5,
+                                         warmup_steps=200),
         pruning=config.PruningConfig(recurrent=0.9, hidden=0.9, output=0.9, conditioning=0.9,
-                                     start=500, steps=8_000, interval=100),
-        train=config.TrainConfig(steps=20_000, batch=8, burn_in=120, eval_every=2_000,
+                                     start=1_000, steps=8_000, interval=100),
+        train=config.TrainConfig(steps=20_000, batch=4, crop=1_920, burn_in=240, eval_every=2_000,
                                  save_every=500))
   if variant == 'tiny':
     result = dense.get_config('tiny')

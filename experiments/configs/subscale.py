@@ -4,11 +4,13 @@
         --config.data.dir=DIR --workdir=RUN
 
 Variants: `x16` (the paper's 1024 units and 16 lanes; needs an accelerator),
-`small` (16 lanes beside dense.py:small: its width, updates and samples an
+`small` (16 lanes beside dense.py:small: its width, prediction, updates and samples an
 update) and `tiny` (4 lanes, seconds on a CPU, for tests).
 
-A lane of the dense model's 960-sample crops would have 60 positions, fewer than
-the horizon of 64; crops are four times as long and batches a quarter.
+A lane of the dense model's 960-sample crops would have 60 positions, fewer than the
+horizon of 64; crops of `x16` are four times as long and batches a quarter. `small` is the
+model of `python -m experiments.sweeps.subscale`, whose table has its score: lanes that
+code residuals need no context network, and no horizon beyond 8.
 """
 
 from experiments.configs import dense
@@ -24,9 +26,9 @@ def get_config(variant: str = 'x16') -> config.Config:
         train=config.TrainConfig(batch=8, crop=3_840, burn_in=240))
   if variant == 'small':
     result = dense.get_config('small')
-    result.model = config.ModelConfig(kind='subscale', units=192, projection=128, lanes=16,
-                                      horizon=64, context_channels=64)
-    result.train.batch, result.train.crop, result.train.burn_in = 8, 3_840, 240
+    result.model.kind, result.model.lanes, result.model.horizon = 'subscale', 16, 8
+    result.model.taps_ahead = 112
+    result.train.batch, result.train.crop = 2, 3_840
     return result
   if variant == 'tiny':
     result = dense.get_config('tiny')

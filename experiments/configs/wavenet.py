@@ -4,16 +4,16 @@
         --config.data.dir=DIR --workdir=RUN
 
 Variants: `paper` (30 blocks in 3 cycles; needs an accelerator), `small` (the same 30
-blocks, 32 channels wide; on a CPU) and `tiny` (seconds on a CPU, for tests).
+blocks, 24 channels wide; on a CPU) and `tiny` (seconds on a CPU, for tests).
 
-The paper gives its blocks and cycles, but no widths. `paper` has those that Parallel
-WaveNet states for 24 kHz speech: gates of 2 · 256, 512 residual and 256 skip channels,
-ten logistics. `small` takes as many multiplications a sample as dense.py:small within a
-tenth: 0.23 million.
+The paper gives its blocks and cycles, but no widths. Those of `paper` are: gates of 2 · 256,
+which Parallel WaveNet states (as quoted in NVIDIA/nv-wavenet, issue 22), 512 residual and
+256 skip channels, as r9y9/wavenet_vocoder has them (its issue 200 prints the layers), and
+ten logistics, our choice. `small` takes about as many multiplications a sample as
+dense.py:small, and is the model of `python -m experiments.sweeps.systems`.
 
 A sample depends on the 3,070 before it and crops begin without any, so they are longer
-than WaveRNN's 960 samples and batches smaller: as many samples an update. Micro-batches
-of one crop hold the activations of 30 blocks in a quarter of the memory.
+than WaveRNN's and batches smaller: as many samples an update.
 """
 
 from experiments.configs import dense
@@ -29,9 +29,9 @@ def get_config(variant: str = 'paper') -> config.Config:
   if variant == 'small':
     result = dense.get_config('small')
     result.model = config.ModelConfig(
-        kind='wavenet', units=32, projection=128, residual=32, skip=64)
-    result.train.batch, result.train.accumulate = 4, 4
-    result.train.crop, result.train.burn_in = 7_680, 960
+        kind='wavenet', units=24, projection=128, residual=24, skip=48, channels=64,
+        prediction='spectral')
+    result.train.batch, result.train.crop, result.train.burn_in = 1, 7_680, 960
     return result
   if variant == 'tiny':
     result = dense.get_config('tiny')

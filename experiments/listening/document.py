@@ -18,7 +18,7 @@ _DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """Cells are numbers, strings (why a figure is missing, too) or None."""
+  """Cells are numbers, None, or strings, which may say why a figure is missing."""
 
   title: str
   columns: list[str]
@@ -37,7 +37,7 @@ class Plot:
 
 @dataclasses.dataclass(frozen=True)
 class System:
-  """A name that tells it from all others, and what it is."""
+  """A system: a name of its own, and what it is."""
 
   name: str
   description: str = ''
@@ -88,7 +88,7 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-  """What ratings are checked against.
+  """The part of a report that ratings are checked against.
 
   Attributes:
     identity: depends on the audio and its names alone, not on what tables say.
@@ -174,7 +174,7 @@ def _identity(report: Report, names, pairs) -> str:
 
 
 def clips_of(sentence: Sentence, names) -> dict[str, np.ndarray]:
-  """Audio by name: the recording, then the systems that have some, in their order."""
+  """Audio by name: the recording, then that of each system which has some, in their order."""
   clips = {RECORDING: sentence.recording}
   clips |= {name: sentence.syntheses[name] for name in names
             if not isinstance(sentence.syntheses.get(name, ''), str)}

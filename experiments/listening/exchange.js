@@ -31,7 +31,7 @@ function importJson(text) {
     throw new Error('its seed, listener or ratings are missing; export it again.');
   }
   const asHeard = ({kind, sentence, names}) => JSON.stringify([kind, sentence, names]);
-  const known = new Set(makeTrials(seed).map(asHeard));  // the seed says which one was A
+  const known = new Set(makeTrials(seed).map(asHeard));  // the seed decides which one is A
   const ratings = {};
   for (const [i, rating] of file.ratings.entries()) {
     const most = rating?.kind === 'mos' ? 5 : 3;

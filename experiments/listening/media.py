@@ -20,7 +20,7 @@ def wav(pcm: np.ndarray, sample_rate: int) -> bytes:
 
 
 def display_mel(sample_rate: int) -> MelConfig:
-  """A convention to look at: windows of 50 ms, a frame every 12.5 ms, 80 bands."""
+  """A convention for pictures: windows of 50 ms, a frame every 12.5 ms, 80 bands."""
   window = sample_rate // 20
   n_fft = 1 << max(9, (window * 3 // 2 - 1).bit_length())
   return MelConfig(name='display', sample_rate=sample_rate, n_fft=n_fft, window=window,

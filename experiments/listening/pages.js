@@ -1,4 +1,4 @@
-// What the test shows: intro, a trial, the end with the systems' names.
+// What the test shows: the introduction, a trial, and at the end the names of the systems.
 
 function el(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
@@ -150,7 +150,7 @@ function endPage() {
 
 function resultTable(kind, caption) {
   const order = [DATA.recording, ...DATA.systems];
-  const groups = new Map();  // by place in the report
+  const groups = new Map();  // keyed by place in the report
   for (const rating of Object.values(state.ratings).filter(rating => rating.kind === kind)) {
     const places = rating.names.map(name => order.indexOf(name));
     const swapped = places.length > 1 && places[0] > places[1];

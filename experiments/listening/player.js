@@ -5,9 +5,9 @@ const DATA = JSON.parse(document.getElementById('data').textContent);
 
 const player = {
   audio: new Audio(),
-  clip: null,        // that plays now
-  urls: new Map(),   // decoded on first use: a phone need not hold all at once
-  onChange: () => {},  // (clip or null): what plays has changed
+  clip: null,        // the one that is playing
+  urls: new Map(),   // made on first use, so that a phone need not hold all clips at once
+  onChange: () => {},  // (clip or null): another clip plays
   onProgress: () => {},  // (clip, seconds)
   onError: () => {},  // (message)
 
@@ -28,7 +28,7 @@ const player = {
       if (from) this.audio.currentTime = from;
     };
     this.audio.play().catch(error => {
-      if (this.clip !== clip || error.name === 'AbortError') return;  // another was started
+      if (this.clip !== clip || error.name === 'AbortError') return;  // another clip was started
       this.stop();
       this.onError(`This browser could not play the audio (${error.message}).`);
     });

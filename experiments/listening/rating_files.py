@@ -25,7 +25,7 @@ _RANGES = {'mos': range(1, 6), 'ab': range(-3, 4)}
 
 @dataclasses.dataclass(frozen=True)
 class Rating:
-  """One answer: `names` in the order of the report, `value` positive for the second."""
+  """One answer: `names` are in the order of the report, `value` is positive for the second."""
 
   listener: str
   kind: str
@@ -39,7 +39,7 @@ class Rating:
 
 
 def read(path, manifest: document.Manifest) -> tuple[list[Rating], list[str]]:
-  """Ratings of a file, and what is wrong with the others, a message each.
+  """The valid ratings of a file, and a message for each of the others.
 
   Raises:
     ValueError: if none of it can be used; says why.
@@ -81,7 +81,7 @@ def _json_rows(text: str, identity: str):
 
 
 def _csv_rows(text: str, identity: str):
-  """As `_json_rows`, of webMUSHRA's lss.csv or paired_comparison.csv."""
+  """`_json_rows` for webMUSHRA's lss.csv or paired_comparison.csv."""
   reader = csv.DictReader(io.StringIO(text, newline=''))
   columns = set(reader.fieldnames)
   if {'listener', 'trial_id', 'stimuli', 'stimuli_rating'} <= columns:

@@ -24,7 +24,7 @@ from wavernn_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Mean:
-  """Of one system (MOS), or of a pair (A/B, above 0 where the second is better).
+  """The mean of one system (MOS), or of a pair (A/B; above 0 if the second is better).
 
   Attributes:
     names: one or two.
@@ -46,14 +46,14 @@ class Mean:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-  """Means in the order of the report, and what was left out, a message each."""
+  """Means in the order of the report, and a message for each rating that was left out."""
 
   mos: list[Mean]
   ab: list[Mean]
   problems: list[str]
 
   def tables(self) -> list[document.Table]:
-    """For a report or `tables.markdown`."""
+    """The means as a table, for a report or for `tables.markdown`."""
     note = 'Mean with its 95% interval.'
     both = [_table('Mean opinion score (1…5)', ['system'], self.mos, note),
             _table('A/B (−3…+3)', ['first', 'second'], self.ab,
@@ -151,7 +151,7 @@ def _mean(ratings: list[Rating]) -> Mean:
 
 
 def _add(found: dict, ratings: list[Rating], path) -> list[str]:
-  """Adds what is new; a message for what these files had before."""
+  """Adds ratings that are new; returns a message if others were there already."""
   doubled = collections.Counter()
   for rating in ratings:
     _, before = found.setdefault(rating.question, (rating, path))
@@ -183,6 +183,12 @@ def _json_object(mean: Mean) -> dict:
           for name, value in dataclasses.asdict(mean).items()}
 
 
+def as_json(summary: Summary) -> dict:
+  """Everything that a summary holds, for JSON."""
+  return {'mos': list(map(_json_object, summary.mos)), 'ab': list(map(_json_object, summary.ab)),
+          'problems': summary.problems}
+
+
 def main(paths) -> None:
   if not paths:
     raise InputError('no file of ratings is given; put them after the flags.')
@@ -191,9 +197,7 @@ def main(paths) -> None:
     print(f'warning: {problem}', file=sys.stderr)
   for table in summary.tables():
     print(tables.markdown(table))
-  print(json.dumps({'mos': list(map(_json_object, summary.mos)),
-                    'ab': list(map(_json_object, summary.ab)),
-                    'problems': summary.problems}))
+  print(json.dumps(as_json(summary)))
 
 
 if __name__ == '__main__':  # as a library it leaves the flags to others

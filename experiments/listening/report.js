@@ -13,7 +13,7 @@ function sortRows(table, column, descending) {
       return sign * x.localeCompare(y, 'en', {numeric: true});
     }
     const [x, y] = [value(a), value(b)];
-    if (x === undefined || y === undefined) {  // no figure: last in either order
+    if (x === undefined || y === undefined) {  // cells without a figure come last in either order
       return (x === undefined) - (y === undefined);
     }
     return sign * (x - y);
@@ -43,7 +43,7 @@ for (const version of reportView.querySelectorAll('[data-clip]')) {
   version.querySelector('.play').addEventListener('click', () => {
     const playing = versions.get(player.clip);
     if (playing && playing !== version && playing.parentNode === version.parentNode) {
-      const now = player.audio.currentTime;  // compares two versions of the same moment
+      const now = player.audio.currentTime;  // so that two versions of the same moment can be compared
       player.play(clip, now < version.dataset.seconds ? now : 0);
     } else {
       player.toggle(clip);

@@ -1,4 +1,4 @@
-// Where progress is kept: localStorage, else the name of this window, which a reload keeps.
+// Progress is kept in localStorage, or else in the name of this window, which survives a reload.
 
 const STORE_KEY = `wavernn-listening:${DATA.identity}`;
 
@@ -28,7 +28,7 @@ const storage = {
       try {
         localStorage.setItem(STORE_KEY, text);
         return;
-      } catch {  // full, or forbidden meanwhile
+      } catch {  // the storage is full, or has been forbidden since
         this.lasting = false;
       }
     }

@@ -10,7 +10,7 @@ _NUMBER = re.compile(r'[+-]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?(?=$|[\s%×[(])', re.IGN
 
 
 def sort_value(cell) -> float | None:
-  """The number that a cell is sorted by, if it is or begins with one."""
+  """The number that a cell is or begins with, by which it is sorted; None without one."""
   if isinstance(cell, (int, float)):
     return float(cell) if cell == cell else None
   found = _NUMBER.match(str(cell or '').replace('−', '-'))

@@ -1,10 +1,10 @@
-// The blind listening test: intro, a trial a page, the end with the systems' names.
+// The blind listening test: an introduction, one page for each trial, and the systems' names.
 
 const testView = document.getElementById('test');
 let state = null;  // what `storage` keeps
 let trials = [];
-let problem = '';  // of the last import or playback, until the next page
-let since = 0;  // when this trial came up
+let problem = '';  // with the last import or playback; shown until the next page
+let since = 0;  // when this trial was shown
 let shown = null;  // the elements of the trial on the page
 
 const now = () => new Date().toISOString();
@@ -29,7 +29,7 @@ function keep() {
 const ratingOf = trial => state.ratings[keyOf(trial)];
 const ratedCount = () => trials.filter(ratingOf).length;
 
-function heardOf(trial) {  // how often each of its clips was played
+function heardOf(trial) {  // how often each clip of a trial was played
   return state.heard[keyOf(trial)] ?? ratingOf(trial)?.plays ?? trial.names.map(() => 0);
 }
 
@@ -42,7 +42,7 @@ function resume() {
 
 function go(position) {
   if (position > 0 && trials.slice(0, position).some(trial => !ratingOf(trial))) return;
-  if (state.finished && position < trials.length) return;  // the names are known by now
+  if (state.finished && position < trials.length) return;  // the listener has seen the names
   state.current = position;
   if (position >= trials.length) state.finished ??= now();
   problem = '';
@@ -115,7 +115,7 @@ document.addEventListener('keydown', event => {
   else return;
   event.preventDefault();
 });
-document.addEventListener('click', event => {  // the keys stay those of the page
+document.addEventListener('click', event => {  // the focus stays on the page, for its keys
   if (event.detail > 0) event.target.closest('#test button')?.blur();
 });
 
@@ -158,7 +158,7 @@ function show() {
     listenToReport();
     return;
   }
-  reportView.remove();  // what names the systems is not even in the page
+  reportView.remove();  // so that nothing on the page names the systems
   document.title = 'Blind listening test';
   listenToTest();
   if (!state) {

@@ -37,6 +37,6 @@ function makeTrials(seed) {
   return [...shuffle(single, random), ...shuffle(double, random)];
 }
 
-function keyOf({kind, sentence, names}) {  // the same whichever was A
+function keyOf({kind, sentence, names}) {  // the same whichever of the two is A
   return JSON.stringify([kind, sentence, ...[...names].sort()]);
 }

@@ -24,11 +24,13 @@ class Cell:
     rows: one a seed, sorted.
     nats: of each seed and held-out utterance.
     samples: of each held-out utterance.
+    coarse: the nats of the coarse bytes among `nats`.
   """
 
   rows: list[dict]
   nats: np.ndarray
   samples: np.ndarray
+  coarse: np.ndarray
 
   @property
   def row(self) -> dict:
@@ -81,7 +83,7 @@ def read_cells(path, key) -> dict:
   by_run = _by_run(pathlib.Path(path).with_name('utterances.csv'))
   groups, first = collections.defaultdict(list), None
   for row in rows_lib.read_rows(path):
-    held_out = {name: samples for name, (samples, _) in by_run[row['name']].items()}
+    held_out = {name: samples for name, (samples, *_) in by_run[row['name']].items()}
     first = first or held_out
     if not held_out or held_out != first:
       warnings.warn(f'{path}: {row["name"]} was evaluated on other utterances than the first '
@@ -93,11 +95,12 @@ def read_cells(path, key) -> dict:
 
 
 def _by_run(path) -> dict:
-  """Run -> utterance -> (samples, nats)."""
+  """Run -> utterance -> (samples, nats, coarse nats)."""
   found = collections.defaultdict(dict)
   for row in rows_lib.read_rows(path):
     found[row['name']][row['utterance']] = (
-        int(row['samples']), float(row['nats_coarse']) + float(row['nats_fine']))
+        int(row['samples']), float(row['nats_coarse']) + float(row['nats_fine']),
+        float(row['nats_coarse']))
   return found
 
 
@@ -105,7 +108,7 @@ def _cell(rows: list[dict], by_run: dict) -> Cell:
   rows = sorted(rows, key=lambda row: int(row['seed']))
   values = np.array([[by_run[row['name']][u] for u in sorted(by_run[row['name']])]
                      for row in rows])
-  return Cell(rows, values[..., 1], values[0, :, 0])
+  return Cell(rows, values[..., 1], values[0, :, 0], values[..., 2])
 
 
 def difference(cell: Cell, reference: Cell) -> Difference | None:
@@ -118,6 +121,18 @@ def difference(cell: Cell, reference: Cell) -> Difference | None:
   by_seed = gaps.sum(axis=1) / cell.samples.sum()
   over_utterances = bootstrap.ratio_interval(gaps.mean(axis=0), cell.samples, RESAMPLES, seed=0)
   return Difference(float(by_seed.mean()), over_utterances, t_interval(by_seed))
+
+
+def mean_interval(nats, cell: Cell) -> tuple[float, float, float]:
+  """Nats/sample, and the 95% bootstrap interval over utterances of the mean over seeds.
+
+  Args:
+    nats: of each seed and utterance of the cell: all, or the coarse or the fine ones.
+    cell: that they belong to.
+  """
+  of_utterance = nats.mean(axis=0)
+  return (float(of_utterance.sum() / cell.samples.sum()),
+          *bootstrap.ratio_interval(of_utterance, cell.samples, RESAMPLES, seed=0))
 
 
 def t_interval(values) -> tuple[float, float]:

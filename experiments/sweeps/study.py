@@ -47,6 +47,7 @@ class System:
     configure: updates -> Config; the runner sets data, seed and learning rates.
     lengths: updates of its runs.
     seeds: of its runs.
+    data: folder below that of --data_dir that it trains on, if not that itself.
   """
 
   name: str
@@ -54,11 +55,15 @@ class System:
   configure: Callable[[int], Config]
   lengths: tuple[int, ...]
   seeds: tuple[int, ...] = (0, 1, 2)
+  data: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """One size of a study: its systems, and how their learning rates are tuned."""
+  """One size of a study: its systems, and how their learning rates are tuned.
+
+  With 0 `tuning_updates` nothing is tuned: all systems train at the first of the rates.
+  """
 
   systems: list[System]
   tuning_updates: int
@@ -115,6 +120,8 @@ class Study:
 
 def tuning_runs(variant: Variant, data_dir: str, command: str = '') -> list[runs_lib.Run]:
   """One seed of each system at each rate, for a few updates."""
+  if not variant.tuning_updates:
+    return []
   return [_run(system, f'r{rate:g}_u{variant.tuning_updates}', variant.tuning_updates, rate, 0,
                data_dir, split='', command=command)
           for system in variant.systems for rate in variant.rates]
@@ -137,7 +144,8 @@ def seed_runs(study: Study, variant: Variant, rates: dict, data_dir: str,
 def _run(system: System, suffix: str, updates: int, rate: float, seed: int, data_dir: str,
          **more) -> runs_lib.Run:
   config = system.configure(updates)
-  config.data.dir, config.train.seed = data_dir, seed
+  config.data.dir = str(pathlib.Path(data_dir) / system.data) if system.data else data_dir
+  config.train.seed = seed
   config.optimizer.learning_rate = rate
   config.optimizer.final_learning_rate = _FINAL_RATE * rate
   if not more.get('split', 'test'):
@@ -154,6 +162,8 @@ def tuned_rates(path, variant: Variant) -> dict[str, float]:
   Raises:
     InputError: if all rates of a system diverged.
   """
+  if not variant.tuning_updates:
+    return {system.name: variant.rates[0] for system in variant.systems}
   rows, best = rows_lib.read_rows(path), {}
   for system in variant.systems:
     tried = [(float(row['nll']), float(row['learning_rate'])) for row in rows

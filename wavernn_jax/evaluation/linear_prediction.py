@@ -17,7 +17,7 @@ from scipy import optimize
 
 from wavernn_jax.config import MelConfig
 from wavernn_jax.data import corpus
-from wavernn_jax.models import conditioning, prediction
+from wavernn_jax.models import prediction
 
 _BLOCK_F = 64  # frames computed at once: one compilation, bounded memory
 _LARGEST = 10.0  # |a|: scales of e^±10 times what the spectrogram says
@@ -76,8 +76,7 @@ class LinearPrediction:
     taps = self._taps
     found = prediction.spectral_filter(
         mel_FxM, np.ones((1, taps), bool), prediction.offsets(taps), self._mel)
-    position_T = conditioning.frame_position(np.arange(_BLOCK_F * self._mel.hop), self._mel)
-    row_T = np.floor(position_T + 0.5).astype(int)
+    row_T = 1 + prediction.nearest_frame(np.arange(_BLOCK_F * self._mel.hop), self._mel)
     predicted_TxB = prediction.predict_all(
         found.taps.transpose(2, 1, 0), found.shift[row_T], pcm_N[:, None], row_T,
         prediction.offsets(taps), taps)

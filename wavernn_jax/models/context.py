@@ -9,18 +9,17 @@ k ≤ i + F. The mask is on the connections of the first layer:
 with d_l = 1, 2, 4, .. and f_l chosen so that the last layer reaches exactly F
 positions ahead. W belongs to distances in time and is shared by all lanes, V is
 a lane's own correction, e the lane embedding; no weight is ever masked away.
-The distance divides because the nearest samples say most, and because under
-Adam all weights move alike: without it the sum over all samples, which are alike
-too, would swing at each update. A sample is heard as its value and its level
-(`hear`); the residual path carries x_0, linear in both, to the gates and the coarse
-output layer.
-Further back than the network reaches (`past` positions) a lane is heard through
+The distance divides because the nearest samples say most, and because Adam moves
+all weights alike: without it the sum over all samples, which are alike too, would
+swing at each update. A sample is heard as its value and its level (`hear`); the
+residual path carries x_0, linear in both, to the gates and the coarse output layer.
+What lies further back than the network reaches (`past` positions) is heard through
 the recurrent state, which has seen the context of all earlier positions.
 
 The samples just before a lane's own, those of the lanes before it at the same
-position, also reach its gates directly, as the plain model's previous sample
-does: with their bytes and that model's gain. They say most, and the fine byte is
-learnt from them; the network, which has no influence at first, adds the rest.
+position, also reach its gates directly, as bytes with the plain model's gain. They
+say most, and the fine byte is learnt from them; the network, which has no influence
+at first, adds the rest.
 
 All convolutions are 'valid'. `features` runs them over a window of samples,
 `block_features` over what is new, with cached activations; both give the same.
@@ -45,8 +44,11 @@ INPUTS = 2  # of the network for each sample that it hears
 
 @dataclasses.dataclass(frozen=True)
 class Reach:
-  """Which positions the layers see: the first i − near .. i + near_ahead, the
-  others i − d and i + f for (d, f) in `dilations`."""
+  """Which positions the layers see.
+
+  The first layer sees i − near .. i + near_ahead; each of the others sees i − d, i and
+  i + f, for (d, f) in `dilations`.
+  """
 
   near: int
   near_ahead: int
@@ -64,8 +66,10 @@ class Reach:
 
 
 def reach(config: ModelConfig) -> Reach:
-  """The reach of a configuration. F is halved from the last layer down, so that
-  no position within it is left out."""
+  """The reach of a configuration.
+
+  F is halved from the last layer down, so that no position within it is left out.
+  """
   near = config.context_kernel // 2
   near_ahead = min(near, config.horizon)
   left, steps = config.horizon - near_ahead, []
@@ -99,18 +103,20 @@ class Context(nnx.Module):
 
 
 def nearest_bytes(before):
-  """Inputs IxSxBx2K of the gates, K = S - 1, zero where a lane has not so many before it.
+  """Inputs IxSxBxK of the gates, K = 2(S − 1): the bytes of the lanes before each lane.
+
+  They are zero where a lane has fewer lanes before it.
 
   Args:
-    before: for k = 1 .. K scaled bytes IxS'xBx2, S' = S - k, of the samples k before
-      those of the lanes from k on.
+    before: for k = 1 .. S − 1, scaled bytes Ix(S − k)xBx2 of the lanes that are k lanes
+      before another.
   """
   padded = [jnp.pad(b, ((0, 0), (k, 0), (0, 0), (0, 0))) for k, b in enumerate(before, start=1)]
   return jnp.concatenate(padded, axis=-1)
 
 
 def nearest_weights(params):
-  """2K x 3H of the bytes, of the nearest sample first."""
+  """Weights KxG of the bytes of `nearest_bytes`, those of the nearest lane first."""
   gain = jnp.asarray([[hearing.COARSE_GAIN], [1]], params['nearest'].dtype)
   return (params['nearest'] * gain).reshape(-1, params['nearest'].shape[-1])
 
@@ -118,25 +124,27 @@ def nearest_weights(params):
 def hear(bytes_Nx2):
   """Inputs of the network [..., 2] from scaled bytes [..., 2]: value and level.
 
-  Both tell all 65,536 samples apart in float32 and neither jumps where the
-  coarse byte changes, as the fine byte does: the sample itself, which linear
-  prediction takes, and its logarithm to both sides of zero, for quiet speech.
+  The value is the sample itself, as linear prediction takes it; the level is its
+  logarithm to both sides of zero, for quiet speech. Each tells all 65,536 samples apart
+  in float32, and neither jumps, as the fine byte does, where the coarse byte changes.
   """
   coarse, fine = bytes_Nx2[..., 0], bytes_Nx2[..., 1]
   return hear_value(127.5 * (256 * coarse + fine) - 0.5)
 
 
 def hear_value(value, gains=(GAIN, 1.0)):
-  """`hear` of samples that are given as the float values of their 16 bits.
+  """`hear` of samples that are given as floats of 16-bit size.
 
-  `gains`: of the value of full scale and of its level.
+  Args:
+    value: −32768 .. 32767.
+    gains: what value and level are at full scale.
   """
   level = jnp.sign(value) * jnp.log1p(jnp.abs(value))
   return jnp.stack([value * (gains[0] / 32_768), level * (gains[1] / np.log(32_768))], axis=-1)
 
 
 def first_kernel(params, config: ModelConfig):
-  """W + V with the mask: KxSx2xSxC, from tap, lane heard and byte to lane and channel."""
+  """W + V with the mask: from tap, lane heard and input to lane and channel."""
   heard, lane = np.indices((config.lanes, config.lanes))
   taps = len(params['distances'])
   position = np.arange(taps) - reach(config).near
@@ -155,13 +163,13 @@ def first_layer(params, bytes_NxBxSx2, config: ModelConfig):
 
 
 def first_layer_apart(params, bytes_NxSxBxSx2, config: ModelConfig):
-  """`first_layer` of lanes that are at other positions: each has its own bytes."""
+  """`first_layer` of lanes at different positions: each has its own bytes."""
   taps = _windows(hear(bytes_NxSxBxSx2), len(params['distances']))
   return _first(params, 'nsbkzy,kzysc->nsbc', taps, config)
 
 
 def _windows(x, taps: int):
-  """x[n], x[n + 1], .. side by side, before the last two axes."""
+  """x[n], x[n + 1], .. side by side, on a new axis before the last two."""
   n = len(x) - taps + 1
   return jnp.stack([x[k:k + n] for k in range(taps)], axis=-3)
 
@@ -226,7 +234,7 @@ def block_features(params, caches, bytes_NxSxBxSx2, config: ModelConfig):
 
 
 def add_gate_inputs(params, x_IxSxBxH, context_IxSxBxC, nearest_IxSxBxK, config: ModelConfig):
-  """Three arrays of gate inputs with the addends of the context and the nearest samples."""
+  """The three arrays of gate inputs, with what context and nearest samples add to them."""
   kernels = jnp.split(params['gates']['kernel'], 3, axis=1)
   dtype = products.product_dtype(kernels[0], config.compute_dtype)
   weights = jnp.split(nearest_weights(params), 3, axis=1)

@@ -1,29 +1,28 @@
 """§4.4 Fused Subscale WaveRNN: S lanes in one hidden state, S samples a step.
 
     step w:  lane s draws its position w − s·Δ,  Δ = F + 1
-    h_w = GRU(h_{w−1}, the samples of steps w − K .. w − 1, nibbles of step w so far)
+    h_w = GRU(h_{w−1}, the samples of the last (S − 1)Δ + 1 steps, nibbles of step w so far)
     P(nibble k of lane s) = softmax(O' relu(O y_{k,s})),  k = 0..3, of 16 values each
 
-The paper has two lanes, F = 2 and so eight softmaxes of 4 bits; no network hears
-the other lane, its samples are plain inputs. An exact factorisation in the order
-of the steps: a lane sees the ones before it up to F positions ahead, as in
-models/subscale.py, and also what the ones after it have drawn.
+The paper has two lanes and F = 2, hence eight softmaxes of 4 bits. There is no
+context network: the samples of other lanes are plain inputs. The factorisation is
+exact, in the order of the steps: a lane sees those before it up to F positions
+ahead, as in models/subscale.py, and also what those after it have drawn.
 
 The H units are divided by nibble and then by lane, Q = H/(4S) units for each
 softmax: the first half of the state still predicts the coarse bytes. As c_t
 reaches only the fine half of the dense model, nibble k of a sample reaches only
-the units of its later nibbles; the lanes of a step do not hear each other in it.
+the units of its later nibbles. The lanes of one step do not hear one another.
 So a step takes one product with R and four pairs of output products for S
 samples, where the dense model takes one and two pairs for each.
 
 A sample is heard as its value and level (`context.hear_value`), an unfinished
-one with what is not yet drawn in the middle of its range. K = (S − 1)Δ + 1 past
-steps are inputs, so that the last lane hears all samples next to its own; what
-is further back it knows from the state. They enter as the last step's samples
-and the differences from step to step: samples are so alike that of their sum
-and their differences Adam would learn the former alone for long. All lanes have
-the conditioning of the last one's sample: the first is at most half a frame
-ahead.
+one with what is not yet drawn in the middle of its range. So many past steps are
+inputs that the last lane hears all samples next to its own; what lies further
+back it knows from the state. They enter as the last step's samples and the
+differences from step to step: neighbouring samples are so alike that Adam would
+long learn nothing but their sum. All lanes have the conditioning of the last
+lane's sample, which the first is ahead of by half a frame at most.
 
 Silence surrounds an utterance, as in models/subscale.py: where a lane is before
 its beginning or after its end, the state hears zeros.
@@ -44,8 +43,8 @@ from wavernn_jax.models import cell, conditioning, context, skew, subscale, wave
 from wavernn_jax.models.system import Timing
 
 NIBBLES, VALUES = 4, 16  # of a sample, of a nibble
-# Of the value and the level of a sample; for the reason of `hearing.COARSE_GAIN`. With 16
-# and 1 the likelihood after 1,500 updates of 4 × 480 samples was 0.18 nats/sample worse.
+# Of the value and the level of a sample; the reason is that of `hearing.COARSE_GAIN`. With
+# 16 and 1, 1,500 updates of 4 × 480 samples led to 0.18 nats/sample more.
 GAINS = 128.0, 2.0
 
 
@@ -91,7 +90,7 @@ class Fused(subscale.Lanes):
     index  B      steps w done
     end    B      length of the utterance in samples, or no limit
     h      BxH
-    pcm    KxSxB  the samples of the last steps, int16
+    pcm    NxSxB  the samples of the last N = `taps` steps, int16
   """
 
   @functools.cached_property
@@ -101,7 +100,7 @@ class Fused(subscale.Lanes):
 
   @property
   def taps(self) -> int:
-    """Steps whose samples are inputs: K."""
+    """The number of past steps whose samples are inputs."""
     return self.schedule.delay + 1
 
   @functools.cached_property
@@ -286,9 +285,9 @@ class Fused(subscale.Lanes):
 
   def _step(self, params, recurrent, own_weights, temperatures, carry, at_w):
     """The body of the scan of `sample`: the nibbles of all lanes, the highest first."""
-    (h_BxH, pcm_KxSxB), (x, uniform_4xR, live_SxB) = carry, at_w
+    (h_BxH, pcm_NxSxB), (x, uniform_4xZ, live_SxB) = carry, at_w
     g_BxG = recurrent(h_BxH)  # once, for all nibbles
-    inputs_BxE = _past_inputs(context.hear_value(pcm_KxSxB[::-1].astype(h_BxH.dtype), GAINS))
+    inputs_BxE = _past_inputs(context.hear_value(pcm_NxSxB[::-1].astype(h_BxH.dtype), GAINS))
     x = [jnp.split(conditioning.add_inputs(v, inputs_BxE, w), NIBBLES, axis=1)
          for v, w in zip(x, jnp.split(params['samples'], 3, axis=1), strict=True)]
     silent, nibbles, parts = split_nibbles(np.int16(0)), [], []
@@ -298,20 +297,23 @@ class Fused(subscale.Lanes):
         own_BxSx2 = context.hear_value(join_nibbles(nibbles, k).astype(h_BxH.dtype).T, GAINS)
         x_k = [add_own(v, own_BxSx2, w[:, k]) for v, w in zip(x_k, own_weights, strict=True)]
       parts.append(cell.part(g_BxG, h_BxH, x_k, k, NIBBLES))
-      logits_RxV = jnp.concatenate([
+      logits_ZxV = jnp.concatenate([
           likelihood.layer_logits(params['outputs'][str(s)][str(k)], y_BxQ,
                                   self.config.compute_dtype)
           for s, y_BxQ in enumerate(jnp.split(parts[k], self.lanes, axis=1))])
-      drawn_R = draw.categorical(logits_RxV, uniform_4xR[k], temperatures[k // 2])
-      nibbles.append(jnp.where(live_SxB, drawn_R.reshape(live_SxB.shape), silent[k]))
+      drawn_Z = draw.categorical(logits_ZxV, uniform_4xZ[k], temperatures[k // 2])
+      nibbles.append(jnp.where(live_SxB, drawn_Z.reshape(live_SxB.shape), silent[k]))
     pcm_SxB = join_nibbles(nibbles).astype(jnp.int16)
-    pcm_KxSxB = jnp.concatenate([pcm_KxSxB[1:], pcm_SxB[None]])
-    return (jnp.concatenate(parts, axis=1), pcm_KxSxB), pcm_SxB
+    pcm_NxSxB = jnp.concatenate([pcm_NxSxB[1:], pcm_SxB[None]])
+    return (jnp.concatenate(parts, axis=1), pcm_NxSxB), pcm_SxB
 
 
 def _past_inputs(heard):
-  """Inputs [.., B, E] from what is heard of the last K steps, [.., S, B, 2] each, the
-  latest first: that, and the differences of each step to the one before it."""
+  """Inputs [.., B, E]: the latest step, and the difference of each step to the one before.
+
+  Args:
+    heard: what is heard of each past step, [.., S, B, 2], the latest first.
+  """
   steps = [heard[0], *[later - earlier for later, earlier in itertools.pairwise(heard)]]
   found = jnp.stack([jnp.moveaxis(x, -2, -3) for x in steps], axis=-3)
   return found.reshape(*found.shape[:-3], -1)

@@ -10,11 +10,12 @@ that all sum to 1. With a = (first − ½ − μ) / s and b = a + n / s the mass
 a product without any difference of near numbers: its logarithm is exact to float32 in the
 far tails, too, and needs no case but the two ends.
 
-WaveNet's output layer; WaveRNN may have it in place of its two softmaxes.
+WaveNet's output layer; WaveRNN may have it in place of its two softmaxes (single_head.py).
 """
 
 import typing
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,6 +48,18 @@ def bias(components: int, scales=SAMPLE_SCALES) -> np.ndarray:
   """Bias 3J of an output layer with which untrained components are zero-mean and spread."""
   spread = np.linspace(*scales, components) if components > 1 else np.array([np.mean(scales)])
   return np.concatenate([np.zeros(2 * components), spread]).astype(np.float32)
+
+
+def output_layer(inputs: int, projection: int, components: int, scales,
+                 rngs: nnx.Rngs) -> nnx.Dict:
+  """Parameters of an output layer of likelihood.py that gives `outputs` of `mixture`."""
+  return nnx.Dict({
+      'hidden': nnx.Linear(inputs, projection, rngs=rngs),
+      'output': nnx.Linear(
+          projection, FIELDS * components, rngs=rngs,
+          # Small beside the bias, which spreads the components.
+          kernel_init=nnx.initializers.variance_scaling(0.01, 'fan_in', 'truncated_normal'),
+          bias_init=lambda *_: jnp.asarray(bias(components, scales)))})
 
 
 def mixture(outputs_Nx3J, unit) -> Mixture:

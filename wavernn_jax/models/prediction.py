@@ -6,7 +6,7 @@ sample from any set D of known samples (Wiener):
 
     A_b   = exp(m_b) / Σ_k M_bk                amplitude of band b; its root for power mels
     log A   between band centres linear, outside constant
-    r     = irfft(A²) · lag window, r_0 · (1 + 1e−5)          autocorrelation
+    r     = irfft(A²) · lag window, r_0 · (1 + 1e−5)          autocorrelation, by cosines
     w     = R_DD⁻¹ r_D,  R_ij = r_|i−j|                       weights of the known samples
     v     = r_0 − w · r_D                                     expected square of what is left
     p̂_t   = Σ_d w_d s_{t+d}                                   of the frame nearest to t
@@ -125,11 +125,21 @@ def autocorrelation(mel_NxM, lags: int, mel: MelConfig):
   log_amplitude_NxM = (log_e - np.log(area_M)) / mel.power
   log_amplitude_NxK = log_amplitude_NxM @ _interpolation(filters_MxK)
   power_NxK = jnp.exp(2 * log_amplitude_NxK)
-  r_NxL = jnp.fft.irfft(power_NxK, mel.n_fft)[..., :lags + 1]
+  # A product: XLA for TPUs has no Fourier transform in float64.
+  r_NxL = jnp.matmul(power_NxK, _cosines(mel.n_fft, lags), precision=lax.Precision.HIGHEST)
   lag = np.arange(lags + 1)
   window = np.exp(-0.5 * (2 * np.pi * _LAG_WINDOW_HZ * lag / mel.sample_rate)**2)
   window[0] += _WHITE_NOISE
   return r_NxL * window
+
+
+def _cosines(n_fft: int, lags: int) -> np.ndarray:
+  """Float64 [n_fft/2 + 1, lags + 1]: the first lags of an inverse transform of a real spectrum."""
+  bin_K = np.arange(n_fft // 2 + 1)
+  # All bins stand for two, but the first, and the last of an even transform.
+  weight_K = np.where((bin_K == 0) | (2 * bin_K == n_fft), 1, 2) / n_fft
+  turns_KxL = bin_K[:, None] * np.arange(lags + 1) % n_fft / n_fft
+  return weight_K[:, None] * np.cos(2 * np.pi * turns_KxL)
 
 
 def _interpolation(filters_MxK) -> np.ndarray:

@@ -151,7 +151,7 @@ class ResidualFused(residual_lanes.ResidualLanes, fused.Fused):
 
   def _step(self, params, recurrent, filters, temperatures, carry, at_w):
     """The body of the scan of `sample`: the nibbles of all lanes, the highest first."""
-    (h_BxH, tape), (x, uniform_4xR, live_SxB, row_S) = carry, at_w
+    (h_BxH, tape), (x, uniform_4xZ, live_SxB, row_S) = carry, at_w
     at = jax.tree.map(lambda f: f[row_S], filters)
     inputs_SxBxK, predicted_SxB = self.hearing.before(tape, at)
     x = [jnp.split(v, NIBBLES, axis=1) for v in self._add_heard(params, x, inputs_SxBxK)]
@@ -169,12 +169,12 @@ class ResidualFused(residual_lanes.ResidualLanes, fused.Fused):
       parts.append(cell.part(g_BxG, h_BxH, x_k, k, NIBBLES))
       slope_SxB = _slopes(params['prior'][:, None], at.scale,
                           nibbles[0] >= VALUES // 2 if k else None)[min(k, 1)]
-      logits_RxV = jnp.concatenate([
+      logits_ZxV = jnp.concatenate([
           likelihood.layer_logits(params['outputs'][str(s)][str(k)], y_BxQ,
                                   self.config.compute_dtype, (slope_SxB[s], RAMPS_4xV[k]))
           for s, y_BxQ in enumerate(jnp.split(parts[k], self.lanes, axis=1))])
-      drawn_R = draw.categorical(logits_RxV, uniform_4xR[k], temperatures[k // 2])
-      nibbles.append(jnp.where(live_SxB, drawn_R.reshape(live_SxB.shape), silent_4xSxB[k]))
+      drawn_Z = draw.categorical(logits_ZxV, uniform_4xZ[k], temperatures[k // 2])
+      nibbles.append(jnp.where(live_SxB, drawn_Z.reshape(live_SxB.shape), silent_4xSxB[k]))
     residual_SxB = fused.join_nibbles(nibbles).astype(jnp.int16)
     tape = self.hearing.after(tape, residual_SxB, live_SxB, predicted_SxB, at)
     return (jnp.concatenate(parts, axis=1), tape), self.hearing.drawn(tape)

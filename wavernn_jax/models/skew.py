@@ -2,21 +2,21 @@
 
     step w:  lane s draws position w − s·Δ        Δ = F + L
 
-The context network runs for a block of L positions of every lane at once, so a
-lane may start a block when the lane before it is F + L positions ahead (L = 1
-would be the paper's F + 1). An utterance's samples come out in order, S·L at a
-time, when the last lane has drawn them: (S − 1)·Δ·S samples after the first
-lane. A lane draws nothing before its position 0; what lies after the end of the
-utterance is silence, as in the likelihood.
+The context network runs over a block of L positions of every lane at once, so a
+lane may start a block when the lane before it is F + L positions ahead (the paper's
+F + 1 is L = 1). An utterance's samples come out in order, S·L at a time, when the
+last lane has drawn them: (S − 1)·Δ·S samples after the first lane. A lane draws
+nothing before its position 0, and what lies after the end of the utterance is
+silence, as in the likelihood.
 
 The state is a dict:
 
-  index    B                      steps w done
-  end      B                      length of the utterance in samples, or no limit
+  index    B                      steps done, w
+  end      B                      length of the utterance in samples; NO_END if unknown
   h        SxBxH                  of each lane at its own position
-  sample   SxB                    its last sample
-  pcm      [(S − 1)Δ + near]xSxB  positions up to step w of lane 0, what is not drawn is 0
-  caches   of context.block_features
+  sample   SxB                    the last sample of each lane
+  pcm      [(S − 1)Δ + near]xSxB  positions up to lane 0's at step w; 0 where none is drawn yet
+  caches   those of context.block_features
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ class Skew:
     window = self.reach.near + self.reach.near_ahead + self.block
     first = self.delay - self.step * np.arange(self.lanes)
     rows = first[:, None] + self.reach.ahead - self.reach.near_ahead + np.arange(window)
-    return np.minimum(rows, self.delay + self.reach.near - 1)  # only of lane 0: it sees nothing
+    return np.minimum(rows, self.delay + self.reach.near - 1)  # lane 0 alone: it sees none of it
 
   def write_rows(self) -> np.ndarray:
     """Rows of `pcm` and L more, LxS, that a block's samples go to."""
@@ -71,15 +71,17 @@ class Skew:
 
 
 def skewed(x_NxS, step: int):
-  """Positions -> steps: row w has lane s at position w − s·step, w counted from the first
-  that all lanes have."""
+  """Positions -> steps: row w has lane s at position w − s·step.
+
+  w counts from the first step at which all lanes have a position.
+  """
   lanes = x_NxS.shape[1]
   steps = len(x_NxS) - (lanes - 1) * step
   return jnp.stack([x_NxS[(lanes - 1 - s) * step:][:steps, s] for s in range(lanes)], axis=1)
 
 
 def unskewed(x_WxS, step: int):
-  """Steps -> positions: inverse of `skewed`, without positions that not all lanes have."""
+  """Steps -> positions: the inverse of `skewed`, for the positions that all lanes have."""
   return skewed(x_WxS[:, ::-1], step)[:, ::-1]
 
 
@@ -105,33 +107,36 @@ def initial_state(config: ModelConfig, batch: int):
 
 def sample(rnn: wavernn.WaveRNN, params, state, mel_BxFxM, keys_Bx2, temperatures,
            samples: int, unroll: int, draws):
-  """The next samples of each utterance, of `delay` positions ago; and the next state.
+  """Draws the next samples of each utterance, those of `delay` positions ago; the next state.
 
-  Args as for `WaveRNN.sample`, with the frames of that delay before the others, and
-  `draws`, which is `WaveRNN.draws` or does the same.
+  Args:
+    rnn: the plain model, whose network each lane is.
+    params, state, keys_Bx2, temperatures, samples, unroll: as for `WaveRNN.sample`.
+    mel_BxFxM: likewise, with the frames of that delay before the others.
+    draws: `WaveRNN.draws`, or a function that does the same.
   """
   skew = schedule(rnn.config)
   positions = samples // skew.lanes
   time_IxSxB = (skew.lanes * state['index'] + skew.times(positions)[..., None])
   live_IxSxB = (time_IxSxB >= 0) & (time_IxSxB < state['end'])
-  uniform_Ix2xR = uniforms(keys_Bx2, time_IxSxB)
-  x_IxRxH = [_rows(x) for x in lane_gates(
+  uniform_Ix2xZ = uniforms(keys_Bx2, time_IxSxB)
+  x_IxZxH = [_rows(x) for x in lane_gates(
       params['conditioning'], mel_BxFxM, skew.times(positions), rnn.config, rnn.mel)]
   state = with_silence(params, state, rnn.config)
 
   def block(state, at):
-    x_LxRxH, uniform_Lx2xR, live_LxR = at
+    x_LxZxH, uniform_Lx2xZ, live_LxZ = at
     seen, caches = None, state['caches']
     if skew.lanes > 1:
       seen, nearest, caches = context_block(params['context'], state, skew, rnn.config)
-      x_LxRxH = context.add_gate_inputs(
-          params['context'], x_LxRxH, _rows(seen), _rows(nearest), rnn.config)
+      x_LxZxH = context.add_gate_inputs(
+          params['context'], x_LxZxH, _rows(seen), _rows(nearest), rnn.config)
       seen = _rows(seen)
     carry = (state['h'].reshape(-1, rnn.config.units),
              *audio.split_bytes(state['sample'].reshape(-1)))
-    (h, _, _), pcm_LxR = draws(params, carry, tuple(x_LxRxH), uniform_Lx2xR, temperatures,
-                               seen, live_LxR, unroll)
-    pcm_LxSxB = pcm_LxR.reshape(skew.block, *state['sample'].shape)
+    (h, _, _), pcm_LxZ = draws(params, carry, tuple(x_LxZxH), uniform_Lx2xZ, temperatures,
+                               seen, live_LxZ, unroll)
+    pcm_LxSxB = pcm_LxZ.reshape(skew.block, *state['sample'].shape)
     pcm = jnp.pad(state['pcm'], ((0, skew.block), (0, 0), (0, 0)))
     pcm = pcm.at[skew.write_rows(), np.arange(skew.lanes)].set(pcm_LxSxB)
     made = pcm[skew.reach.near:skew.reach.near + skew.block]
@@ -139,7 +144,7 @@ def sample(rnn: wavernn.WaveRNN, params, state, mel_BxFxM, keys_Bx2, temperature
                     'sample': pcm_LxSxB[-1], 'pcm': pcm[skew.block:], 'caches': caches}, made
 
   blocks = jax.tree.map(lambda a: a.reshape(-1, skew.block, *a.shape[1:]),
-                        (x_IxRxH, uniform_Ix2xR, _rows(live_IxSxB)))
+                        (x_IxZxH, uniform_Ix2xZ, _rows(live_IxSxB)))
   state, pcm_NxLxSxB = lax.scan(block, state, blocks)
   return pcm_NxLxSxB.reshape(samples, -1).T, state
 
@@ -150,7 +155,7 @@ def _rows(x_IxSxBxN):
 
 
 def uniforms(keys_Bx2, time_IxSxB, draws: int = 2):
-  """The numbers of `draw.uniforms` at the samples of each lane, I x draws x R."""
+  """The numbers of `draw.uniforms` at the samples of each lane, I x draws x Z."""
   positions, lanes, batch = time_IxSxB.shape
   found = draw.uniforms_at(keys_Bx2, time_IxSxB.reshape(-1, batch).astype(jnp.uint32), draws)
   found_IxSxDxB = found.reshape(positions, lanes, draws, batch)
@@ -170,7 +175,7 @@ def context_block(params, state, skew: Skew, config: ModelConfig):
 
 
 def with_silence(params, state, config: ModelConfig):
-  """The state, with what silence leaves in the caches of utterances that begin."""
+  """The state; where an utterance begins, with what silence leaves in the caches."""
   if config.lanes == 1:
     return state
   silent = audio.scale_byte(jnp.stack(audio.split_bytes(jnp.zeros((), jnp.int16))))
@@ -181,12 +186,12 @@ def with_silence(params, state, config: ModelConfig):
 
 
 def lag(config: ModelConfig, mel: MelConfig) -> int:
-  """Frames before those of a block that lanes which are behind still need."""
+  """Frames before those of a block that the lanes behind still need."""
   return math.ceil(config.lanes * schedule(config).delay / mel.hop)
 
 
 def lane_gates(params, mel_BxFxM, times_IxS, config: ModelConfig, mel: MelConfig):
-  """Gate inputs, three arrays IxSxBxH, of lanes that are at other times."""
+  """Gate inputs of lanes at different times, three arrays IxSxBxH."""
   gates_FxBxG = conditioning.frame_gates(params, mel_BxFxM, config, mel)
   position_IxS = conditioning.frame_position(times_IxS, mel) + lag(config, mel)
   left_IxS = np.floor(position_IxS).astype(int)

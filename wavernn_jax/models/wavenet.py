@@ -20,7 +20,6 @@ both carry the same state: of each block, the inputs that its dilation still rea
 Before an utterance these are zero.
 """
 
-import dataclasses
 import functools
 
 from flax import nnx
@@ -32,7 +31,7 @@ import numpy as np
 from wavernn_jax import draw, likelihood, products
 from wavernn_jax.config import MelConfig, ModelConfig
 from wavernn_jax.models import conditioning, context, mixture, wavenet_inputs, wavernn
-from wavernn_jax.models.system import Timing
+from wavernn_jax.models.in_order import InOrder
 
 
 class _Parameters(nnx.Module):
@@ -48,14 +47,8 @@ class _Parameters(nnx.Module):
         # Nothing hears the residual of the last block.
         'outputs': nnx.Linear(units, config.skip + (residual if i < last else 0), rngs=rngs),
     }) for i in range(config.blocks)])
-    components = config.mixtures
-    self.outputs = nnx.Dict({
-        'hidden': nnx.Linear(config.skip, config.projection, rngs=rngs),
-        'output': nnx.Linear(
-            config.projection, mixture.FIELDS * components, rngs=rngs,
-            # Small beside the bias, which spreads the components.
-            kernel_init=nnx.initializers.variance_scaling(0.01, 'fan_in', 'truncated_normal'),
-            bias_init=lambda *_: jnp.asarray(mixture.bias(components, inputs.scales)))})
+    self.outputs = mixture.output_layer(
+        config.skip, config.projection, config.mixtures, inputs.scales, rngs)
 
 
 def block(params, past, x, gates, skip: int, compute_dtype: str):
@@ -82,27 +75,15 @@ def _dtype(params):
   return params['input']['kernel'].dtype
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class WaveNet:
-  """The model, with the interface of `wavernn.WaveRNN`.
+class WaveNet(InOrder):
+  """The model.
 
-  The state is a dict:
-
-    queue  BxAxR  the inputs of each block that its dilation still reaches, the oldest
-                  first, block after block
-    pcm    BxN    the last `past` samples, int16
-    index  B      samples before the next one
+  In its state, `queue` BxAxR has the inputs of each block that its dilation still
+  reaches, the oldest first, block after block.
   """
 
-  config: ModelConfig
-  mel: MelConfig
-
-  @property
-  def timing(self) -> Timing:
-    return Timing(margin=conditioning.margin(self.config) + 1, past=self.inputs.past)
-
   @functools.cached_property
-  def inputs(self):
+  def hearing(self):
     """What is heard and coded, of wavenet_inputs.py."""
     return wavenet_inputs.of(self.config, self.mel)
 
@@ -117,32 +98,12 @@ class WaveNet:
     """Steps whose v a sample depends on."""
     return 1 + sum(self.dilations)
 
-  def frames(self, samples: int) -> int:
-    """Frames F that `samples` samples from a frame boundary need, margin included."""
-    return conditioning.frames(samples, self.config, self.mel)
-
   def init(self, seed: int):
     """Parameters drawn from a seed: a nested dict of float32 arrays."""
     return wavernn.parameters(_Parameters(self.config, self.mel, nnx.Rngs(seed)))
 
-  def initial_state(self, batch: int):
-    """The state at the start of an utterance: silence, and no inputs of any block."""
-    return self.crop_state(jnp.zeros((batch, self.timing.past), jnp.int16))
-
-  def crop_state(self, past_BxN):
-    """The state at the start of a crop that `past` samples are known to precede."""
-    batch = len(past_BxN)
-    return {'queue': jnp.zeros((batch, sum(self.dilations), self.config.residual)),
-            'pcm': past_BxN[:, -self.timing.past:], 'index': jnp.zeros((batch,), jnp.uint32)}
-
-  def sampling_state(self, batch: int):
-    """The state of `sample` at the start of an utterance."""
-    return self.initial_state(batch)
-
-  def ended(self, state, end_B):
-    """The state of `sample`, told how many samples the utterances have in all: no matter."""
-    del end_B
-    return state
+  def _network_state(self, batch: int):
+    return {'queue': jnp.zeros((batch, sum(self.dilations), self.config.residual))}
 
   def nats(self, params, state, pcm_BxT, mel_BxFxM):
     """Teacher-forced negative log-likelihood of each sample.
@@ -159,10 +120,8 @@ class WaveNet:
     """
     components, values_TxB, queue = self._run(params, state, pcm_BxT, mel_BxFxM)
     nats = mixture.nats(components, values_TxB)
-    pcm_BxN = jnp.concatenate([state['pcm'], pcm_BxT], axis=1)
     return {byte: n.T for byte, n in nats.items()}, {
-        'queue': queue, 'pcm': pcm_BxN[:, -self.timing.past:],
-        'index': state['index'] + pcm_BxT.shape[1]}
+        'queue': queue, **self.heard_of(state, pcm_BxT)}
 
   def loss(self, params, state, pcm_BxT, mel_BxFxM, burn_in: int = 0, input_noise=None):
     """Means of `nats` over all samples but the first `burn_in`.
@@ -182,7 +141,7 @@ class WaveNet:
 
   def _run(self, params, state, pcm_BxT, mel_BxFxM, input_noise=None):
     """Mixtures TxBxJ at given samples, the values TxB that they are of, the queues after."""
-    step, values_TxB = self.inputs.sequence(
+    step, values_TxB = self.hearing.sequence(
         jnp.concatenate([state['pcm'], pcm_BxT], axis=1), mel_BxFxM, _dtype(params))
     heard_TxBxE = step.heard
     if input_noise is not None:
@@ -222,30 +181,28 @@ class WaveNet:
       int16 BxT and the state after the last sample.
     """
     gates_FxUxBxY = jnp.stack(self._frame_gates(params, mel_BxFxM), axis=1)
-    filters, row_T = self.inputs.filters(mel_BxFxM, samples)
+    filters, row_T = self.hearing.filters(mel_BxFxM, samples)
     dtype = _dtype(params)
 
     def body(carry, at_t):
       queue_AxBxR, tape = carry
       ring_U, (frame, weight), row, uniform_2xB = at_t
       two = lax.dynamic_slice_in_dim(gates_FxUxBxY, frame, 2)
-      step = self.inputs.before(tape, wavenet_inputs.rows(filters, row), dtype)
+      step = self.hearing.before(tape, wavenet_inputs.rows(filters, row), dtype)
       outputs_Bx3J, inputs_UxBxR = self._step(
           params, queue_AxBxR[ring_U], step.heard, (1 - weight) * two[0] + weight * two[1])
       value_B = mixture.sample(
           mixture.mixture(outputs_Bx3J, step.unit), uniform_2xB, temperatures)
-      pcm_B, tape = self.inputs.after(tape, value_B, step)
+      pcm_B, tape = self.hearing.after(tape, value_B, step)
       return (queue_AxBxR.at[ring_U].set(inputs_UxBxR), tape), pcm_B
 
     carry = (state['queue'].astype(dtype).swapaxes(0, 1),
-             self.inputs.start(state['pcm'], filters))
+             self.hearing.start(state['pcm'], filters))
     (queue_AxBxR, _), pcm_TxB = lax.scan(
         body, carry, (self._ring(samples), self._between_frames(samples, dtype), row_T,
                       draw.uniforms(keys_Bx2, state['index'], samples)), unroll=unroll)
-    pcm_BxN = jnp.concatenate([state['pcm'], pcm_TxB.T], axis=1)
-    return pcm_TxB.T, {
-        'queue': self._oldest_first(queue_AxBxR, samples).swapaxes(0, 1),
-        'pcm': pcm_BxN[:, -self.timing.past:], 'index': state['index'] + samples}
+    return pcm_TxB.T, {'queue': self._oldest_first(queue_AxBxR, samples).swapaxes(0, 1),
+                       **self.heard_of(state, pcm_TxB.T)}
 
   def _step(self, params, past_UxBxR, heard_BxE, gates_UxBxY):
     """Outputs Bx3J at one sample from the past inputs of all blocks, and the new ones."""

@@ -11,7 +11,6 @@ own answer; here c_t has its own weights, for the fine half only, and there is
 nothing to mask.
 """
 
-import dataclasses
 import functools
 
 from flax import nnx
@@ -22,7 +21,7 @@ import jax.numpy as jnp
 from wavernn_jax import audio, draw, likelihood, products
 from wavernn_jax.config import MelConfig, ModelConfig
 from wavernn_jax.models import cell, conditioning, hearing
-from wavernn_jax.models.system import Timing
+from wavernn_jax.models.in_order import InOrder
 
 BYTES = ('coarse', 'fine')
 NO_PRIORS = dict.fromkeys(BYTES)
@@ -85,55 +84,20 @@ def output_layer(inputs: int, projection: int, values: int, rngs: nnx.Rngs,
       'output': nnx.Linear(projection, values, kernel_init=last, rngs=rngs)})
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class WaveRNN:
-  """The model as functions of parameters and state (system.py).
-
-  The state is a dict: `h` BxH, `pcm` BxN, the last int16 samples, and `index` B, the
-  number of samples before the next one.
-  """
-
-  config: ModelConfig
-  mel: MelConfig
-
-  @property
-  def timing(self) -> Timing:
-    return Timing(margin=conditioning.margin(self.config) + 1, past=self.hearing.past)
+class WaveRNN(InOrder):
+  """The model as functions of parameters and state (system.py); `h` BxH is in the state."""
 
   @functools.cached_property
   def hearing(self):
     """What its steps hear, and what their bytes stand for."""
     return hearing.build(self.config, self.mel)
 
-  def frames(self, samples: int) -> int:
-    """Frames F that `samples` samples from a frame boundary need, margin included."""
-    return conditioning.frames(samples, self.config, self.mel)
-
   def init(self, seed: int):
     """Parameters drawn from a seed: a nested dict of float32 arrays."""
     return parameters(Parameters(self.config, self.mel, nnx.Rngs(seed)))
 
-  def initial_state(self, batch: int):
-    """The state at the start of an utterance: silence."""
-    return self.crop_state(jnp.zeros((batch, self.timing.past), jnp.int16))
-
-  def crop_state(self, past_BxN):
-    """The state at the start of a crop that `past` samples are known to precede."""
-    batch = len(past_BxN)
-    return {'h': jnp.zeros((batch, self.config.units)), 'pcm': past_BxN[:, -self.timing.past:],
-            'index': jnp.zeros((batch,), jnp.uint32)}
-
-  def sampling_state(self, batch: int):
-    """The state of `sample` at the start of an utterance."""
-    return self.initial_state(batch)
-
-  def ended(self, state, end_B):
-    """The state of `sample`, told how many samples the utterances have in all.
-
-    For models that draw out of order: what lies beyond is silence to them.
-    """
-    del end_B
-    return state
+  def _network_state(self, batch: int):
+    return {'h': jnp.zeros((batch, self.config.units))}
 
   def nats(self, params, state, pcm_BxT, mel_BxFxM):
     """Teacher-forced nats of each sample; see `System`."""
@@ -141,12 +105,7 @@ class WaveRNN:
     priors = self.priors(params, heard.scale, heard.targets['coarse'])
     nats = self.byte_nats(params, h_TxBxH, heard.targets, priors=priors)
     return {byte: n.T for byte, n in nats.items()}, {
-        'h': h_TxBxH[-1], **self._heard_of(state, pcm_BxT)}
-
-  def _heard_of(self, state, pcm_BxT):
-    """What a state keeps of the samples before it, after some more."""
-    pcm_BxN = jnp.concatenate([state['pcm'], pcm_BxT], axis=1)
-    return {'pcm': pcm_BxN[:, -self.timing.past:], 'index': state['index'] + pcm_BxT.shape[1]}
+        'h': h_TxBxH[-1], **self.heard_of(state, pcm_BxT)}
 
   def loss(self, params, state, pcm_BxT, mel_BxFxM, burn_in: int = 0, input_noise=None):
     """Means of `nats` after the first `burn_in` samples; see `System`."""
@@ -160,11 +119,15 @@ class WaveRNN:
   def _run(self, params, state, pcm_BxT, mel_BxFxM, input_noise=None):
     """States TxBxH after each of the given samples, and what was heard of them."""
     x_TxBxH, heard = self.gate_inputs(params, state, pcm_BxT, mel_BxFxM, input_noise)
-    operands = self.recurrent(params), x_TxBxH, state['h'].astype(x_TxBxH[0].dtype)
+    return self.states(params, x_TxBxH, state['h']), heard
+
+  def states(self, params, x_TxBxH, h_BxH):
+    """The states TxBxH after each of given gate inputs."""
+    operands = self.recurrent(params), x_TxBxH, h_BxH.astype(x_TxBxH[0].dtype)
     if 'reset_bias' in params:
       return cell.autodiff_scan(*operands, cell.reset_bias(params['reset_bias']),
-                                self.config.activations), heard
-    return cell.scan(*operands, self.config.activations), heard
+                                self.config.activations)
+    return cell.scan(*operands, self.config.activations)
 
   def priors(self, params, scale, coarse):
     """Slope and ramp of each byte's logits (`hearing.priors`), None without a prediction."""
@@ -210,7 +173,7 @@ class WaveRNN:
     carry = (state['h'], *self.hearing.start(state['pcm'], filters))
     (h, *_), pcm_TxB = self.draws(params, carry, x_TxBxH, uniform_Tx2xB, temperatures,
                                   unroll=unroll, filters=filters, row_T=row_T)
-    return pcm_TxB.T, {'h': h, **self._heard_of(state, pcm_TxB.T)}
+    return pcm_TxB.T, {'h': h, **self.heard_of(state, pcm_TxB.T)}
 
   def draws(self, params, carry, x_TxBxH, uniform_Tx2xB, temperatures, context_TxBxC=None,
             live_TxB=None, unroll: int = 1, filters=None, row_T=None):
@@ -233,37 +196,35 @@ class WaveRNN:
     weights_3xKxH = self._heard_weights(params)
     bias_G = cell.reset_bias(params['reset_bias']) if 'reset_bias' in params else 0
 
-    def half(i, h, g_BxG, x, uniform, priors, context=None):
-      """The coarse (0) or fine (1) units of h_t, and the byte drawn from them."""
-      y = cell.part(g_BxG, h, [jnp.split(v, 2, axis=1)[i] for v in x], i, 2)
-      logits = likelihood.layer_logits(
-          params['outputs'][BYTES[i]], _beside(y, context), self.config.compute_dtype,
-          priors[BYTES[i]], self.config.activations)
-      return y, draw.categorical(logits, uniform, temperatures[i])
-
     def body(carry, at_t):
       h, *tape = carry
-      x, (uniform_coarse, uniform_fine), context, live, row = at_t
+      x, uniform_2xB, context, live, row = at_t
       g_BxG = recurrent(products.rounded(h, self.config.activations)) + bias_G  # for both halves
       at = None if filters is None else jax.tree.map(lambda f: f[row], filters)
       previous, predicted = self.hearing.before(tape, at)
-      x = _add(x, [w[:-1] for w in weights_3xKxH], previous)
-      scale = None if at is None else at.scale
-      y_coarse, coarse = half(0, h, g_BxG, x, uniform_coarse, self.priors(params, scale, 0),
-                              context)
-      x = _add(x, [w[-1:] for w in weights_3xKxH], self.hearing.current(coarse, at))
-      y_fine, fine = half(1, h, g_BxG, x, uniform_fine, self.priors(params, scale, coarse))
+      half = functools.partial(self._half, params, h, g_BxG, uniform_2xB, temperatures,
+                               None if at is None else at.scale)
+      x = add(x, [w[:-1] for w in weights_3xKxH], previous)
+      y_coarse, coarse = half(x, 0, context=context)
+      x = add(x, [w[-1:] for w in weights_3xKxH], self.hearing.current(coarse, at))
+      y_fine, fine = half(x, 1, coarse)
       h_new = jnp.concatenate([y_coarse, y_fine], axis=1)
       if live is not None:
-        h_new = jnp.where(live[:, None], h_new, h)
-        silent = audio.split_bytes(jnp.zeros((), jnp.int16))
-        coarse, fine = (jnp.where(live, b, s) for b, s in
-                        zip((coarse, fine), silent, strict=True))
+        h_new, coarse, fine = _where_live(live, (h_new, coarse, fine), h)
       pcm_B, tape = self.hearing.after(tape, coarse, fine, predicted, at)
       return (h_new, *tape), pcm_B
 
     return lax.scan(body, carry, (x_TxBxH, uniform_Tx2xB, context_TxBxC, live_TxB, row_T),
                     unroll=unroll)
+
+  def _half(self, params, h, g_BxG, uniform_2xB, temperatures, scale, x, i, coarse=0,
+            context=None):
+    """The coarse (0) or fine (1) units of h_t, and the byte drawn from them."""
+    y = cell.part(g_BxG, h, [jnp.split(v, 2, axis=1)[i] for v in x], i, 2)
+    logits = likelihood.layer_logits(
+        params['outputs'][BYTES[i]], _beside(y, context), self.config.compute_dtype,
+        self.priors(params, scale, coarse)[BYTES[i]], self.config.activations)
+    return y, draw.categorical(logits, uniform_2xB[i], temperatures[i])
 
   def recurrent(self, params):
     """R = [R_u, R_r, R_e], HxG, in the type of the products."""
@@ -294,6 +255,14 @@ class WaveRNN:
             jnp.split(params['previous'], 3, axis=1), coarse_3xH, strict=True)]
 
 
+def _where_live(live_B, drawn, h_BxH):
+  """State and bytes after a step: where nothing is drawn the same state, and silence."""
+  h_new_BxH, *drawn_bytes = drawn
+  silent = audio.split_bytes(jnp.zeros((), jnp.int16))
+  return jnp.where(live_B[:, None], h_new_BxH, h_BxH), *(
+      jnp.where(live_B, b, s) for b, s in zip(drawn_bytes, silent, strict=True))
+
+
 def _beside(y, context):
   """Inputs of the coarse output layer: its half of the state, then the context."""
   return y if context is None else jnp.concatenate([y, context], axis=-1)
@@ -305,7 +274,7 @@ def output_inputs(h, context):
   return [_beside(coarse, context), fine]
 
 
-def _add(x, weights_3xKxH, heard_BxK):
+def add(x, weights_3xKxH, heard_BxK):
   """Gate inputs BxH with the contributions of what is heard."""
   return tuple(v + sum(heard_BxK[:, k, None] * w for k, w in enumerate(weights_KxH))
                for v, weights_KxH in zip(x, weights_3xKxH, strict=True))

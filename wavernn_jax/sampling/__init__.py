@@ -4,6 +4,7 @@ import warnings
 
 import jax
 
+from wavernn_jax import rules
 from wavernn_jax.sampling import cpu, export, persistent, scan
 from wavernn_jax.sampling.engine import Engine
 from wavernn_jax.voice import Voice
@@ -30,14 +31,14 @@ def open(voice: Voice, engine: str = 'auto', temperatures=(1.0, 1.0),
   """
   block_frames = voice.config.evaluation.block_frames
   if engine == 'auto':
-    suits = voice.packed and jax.default_backend() == 'cpu' and cpu.fits(voice.config)
+    suits = voice.packed and jax.default_backend() == 'cpu' and rules.suits(voice.config, 'cpu')
     engine = 'cpu' if suits else 'scan'
   if engine == 'cpu':
     return cpu.Sampler(export.packed(voice, weights), temperatures, block_frames)
   if engine == 'pallas':
     try:
-      return persistent.start(voice.model, voice.params, temperatures, block_frames,
-                              voice.packed.weights if voice.packed else weights, batch)
+      return persistent.start(
+          voice, temperatures, voice.packed.weights if voice.packed else weights, batch)
     except persistent.UNUSABLE as error:
       warnings.warn(f'{error} --engine=scan takes its place.', stacklevel=2)
   return scan.Sampler(voice.model, voice.params, temperatures, block_frames, donate=True)

@@ -43,7 +43,7 @@ class PackedMatrix:
     return self.blocks * BLOCK_SIZE / (self.shape[0] * self.shape[1])
 
 
-def pack(dense_OxN, block=(16, 1), dtype='float32', mask=None, row_scales=False):
+def pack(dense_OxN, block=(16, 1), dtype='float32', mask=None):
   """Pack a matrix.
 
   Args:
@@ -51,8 +51,6 @@ def pack(dense_OxN, block=(16, 1), dtype='float32', mask=None, row_scales=False)
     block: outputs and inputs of a block, one of `SHAPES`.
     dtype: one of `DTYPES`.
     mask: bool [O / b_o, N / b_n], which blocks to keep; None keeps all.
-    row_scales: outputs of a block row have the same int8 scale, for kernels that
-      hold no more.
 
   Returns:
     A PackedMatrix.
@@ -75,7 +73,7 @@ def pack(dense_OxN, block=(16, 1), dtype='float32', mask=None, row_scales=False)
   row, column = np.nonzero(mask)
   offsets = np.concatenate([[0], np.cumsum(mask.sum(1))]).astype(np.uint32)
   narrow = columns <= np.iinfo(np.uint16).max + 1
-  values, scales = _quantise(blocks[row, column], row, (rows, block[0]), dtype, row_scales)
+  values, scales = _quantise(blocks[row, column], row, (rows, block[0]), dtype)
   return PackedMatrix(
       dense_OxN.shape, block, dtype, offsets,
       column.astype(np.uint16 if narrow else np.uint32), values, scales)
@@ -112,7 +110,7 @@ def _of_values(scales_KxO):
   return np.repeat(scales_KxO, BLOCK_SIZE // scales_KxO.shape[1], axis=1)
 
 
-def _quantise(values_KxB, row_K, outputs, dtype, row_scales):
+def _quantise(values_KxB, row_K, outputs, dtype):
   """Values in their stored type, and the int8 scale of each output.
 
   outputs: (block rows, outputs of a block).
@@ -124,8 +122,6 @@ def _quantise(values_KxB, row_K, outputs, dtype, row_scales):
   greatest = np.zeros(outputs, np.float32)
   magnitudes = np.abs(values_KxB).reshape(len(row_K), outputs[1], -1)
   np.maximum.at(greatest, row_K, magnitudes.max(axis=2, initial=0))
-  if row_scales:
-    greatest[:] = greatest.max(axis=1, keepdims=True)
   scales = np.where(greatest > 0, greatest / 127, 1).astype(np.float32)
   steps = np.rint(values_KxB / _of_values(scales[row_K]))
   return np.clip(steps, -127, 127).astype(np.int8), scales.ravel()

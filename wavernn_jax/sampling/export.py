@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from wavernn_jax import files, models, pruning
+from wavernn_jax import files, models, pruning, rules
 from wavernn_jax.config import Config, PruningConfig, to_dict
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import hearing
@@ -96,10 +96,7 @@ def pack(params, masks, config: Config, weights: str = 'bfloat16',
     InputError: unknown type, sizes that blocks do not divide, an unpruned model with
       `sparse_only`, or a kind of model that exports do not hold.
   """
-  if config.model.kind == 'wavenet':
-    raise InputError("--mode=export, --engine=cpu: found a model of the kind 'wavenet', expected "
-                     'a WaveRNN; synthesise and evaluate its run with --workdir=RUN and '
-                     '--engine=scan.')
+  rules.check_suits(config, 'export')
   if weights not in blocksparse.DTYPES:
     raise InputError(f'--weights={weights}: expected one of {list(blocksparse.DTYPES)}.')
   if sparse_only and all(np.all(mask) for mask in jax.tree.leaves(masks)):
@@ -109,7 +106,7 @@ def pack(params, masks, config: Config, weights: str = 'bfloat16',
   types, tensors = packed_types(leaves, weights), {}
   for name, leaf in leaves.items():
     leaf = np.asarray(leaf, np.float32)
-    tensors[name] = (_pack(name, leaf, flat_masks[name], block, types[name]) if name in types
+    tensors[name] = (_pack(leaf, flat_masks[name], block, types[name]) if name in types
                      else leaf * _gain(name, config))
   shipped = copy.deepcopy(config)
   shipped.data.dir = shipped.init_from = ''
@@ -177,7 +174,8 @@ def to_bytes(export: Export) -> bytes:
 def _model_fields(config: Config) -> dict:
   """What a reader needs to know of a model."""
   fields, kind = to_dict(config.model), config.model.kind
-  others = [name for owner, own in _OWN_FIELDS.items() if owner != kind for name in own]
+  others = ['output']  # all have a dual softmax
+  others += [name for owner, own in _OWN_FIELDS.items() if owner != kind for name in own]
   if kind != 'wavernn':
     others += ['activations']
   if kind == 'wavernn':
@@ -235,13 +233,7 @@ def from_bytes(data: bytes) -> Export:
   return Export(config, weights, block, header['parameters'], found)
 
 
-def _pack(name, leaf_NxO, mask, block, dtype):
-  if any(n % b for n, b in zip(leaf_NxO.shape[::-1], block, strict=True)):
-    raise InputError(
-        f'{name} of {leaf_NxO.shape[1]} outputs and {leaf_NxO.shape[0]} inputs: blocks of '
-        f'{block[0]}x{block[1]} do not divide it; an export needs model.units/2 and '
-        f'model.projection as multiples of {block[0]}, and model.channels and '
-        f'model.context_channels of {block[1]}.')
+def _pack(leaf_NxO, mask, block, dtype):
   return blocksparse.pack(leaf_NxO.T, block, dtype, _block_mask(leaf_NxO, mask, block))
 
 
@@ -277,7 +269,7 @@ def _fields(matrix: blocksparse.PackedMatrix) -> dict[str, np.ndarray]:
 
 def _gain(name: str, config: Config) -> np.ndarray:
   """What is multiplied into a tensor of a file: the gain of each input; powers of two."""
-  if name in ('previous', 'coarse'):
+  if name in ('previous', 'coarse') and config.model.prediction == 'none':
     gains = hearing.build(config.model, config.mel).gains
     return gains[:-1, None] if name == 'previous' else gains[-1]
   return np.float32([[hearing.COARSE_GAIN], [1]]) if name == 'context.nearest' else np.float32(1)

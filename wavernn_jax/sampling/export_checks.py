@@ -58,6 +58,8 @@ def config(found: dict, tensors: int) -> config_lib.Config:
     raise ValueError(f'its model has {model.layers} layers, expected at most {tensors}')
   if model.kind not in _KINDS:
     raise ValueError(f'is of a model of kind {model.kind!r}, expected one of {_KINDS}')
+  if model.output != 'dual_softmax':
+    raise ValueError(f"has the output {model.output!r}, expected 'dual_softmax'")
   if found['version'] == 1 and model.kind != 'wavernn':
     raise ValueError('is a subscale model in format version 1, which is not read any more')
   values = config_lib.Config(model=model, mel=mel)

@@ -13,6 +13,6 @@
   cache.py        compiled code on disk
 """
 
-from wavernn_jax.sampling.cpu.engine import Sampler, fits
+from wavernn_jax.sampling.cpu.engine import Sampler
 
-__all__ = ['Sampler', 'fits']
+__all__ = ['Sampler']

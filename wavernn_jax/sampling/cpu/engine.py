@@ -14,23 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wavernn_jax import audio, backend
-from wavernn_jax.config import Config
-from wavernn_jax.errors import InputError
+from wavernn_jax import audio, backend, rules
 from wavernn_jax.models import conditioning, hearing, prediction, wavernn
 from wavernn_jax.sampling.cpu import hear, layout, levinson, loop
 from wavernn_jax.sampling.engine import Engine
 from wavernn_jax.sampling.export import Export
 
-_UNITS, _PROJECTION = 32, 16  # multiples that the kernels need
 _RAMPS = np.float32([hearing.COARSE_RAMP, hearing.FINE_RAMP]).ravel()
-
-
-def fits(config: Config) -> bool:
-  """Whether the CPU engine can run a model."""
-  model = config.model
-  return (model.kind in ('wavernn', 'subscale') and model.lanes == 1
-          and model.units % _UNITS == 0 and model.projection % _PROJECTION == 0)
 
 
 class Sampler(Engine):
@@ -51,14 +41,10 @@ class Sampler(Engine):
       threads: utterances computed at a time; 0 for all cores.
 
     Raises:
-      InputError: if the sizes of the model do not fit the kernels.
+      InputError: if the kernels do not suit the model.
     """
     model = export.config.model
-    if not fits(export.config):
-      raise InputError(
-          f'--engine=cpu: found a {model.kind} model of {model.lanes} lanes, {model.units} units '
-          f'and projection {model.projection}, expected a model without lanes whose units are a '
-          f'multiple of {_UNITS} and projection of {_PROJECTION}; use --engine=scan.')
+    rules.check_suits(export.config, 'cpu')
     self.block_frames = block_frames
     # On this engine an utterance more than threads would only wait for a core.
     self.at_once = threads or _cores()
@@ -166,8 +152,8 @@ class _Predictions:
 
   def __call__(self, mel_FxM) -> hear.Predictor:
     with jax.enable_x64(True):
-      r_FxK = np.asarray(self._autocorrelation(mel_FxM))
-      found = self._filters(*levinson.solve(r_FxK), r_FxK[:, 0])
+      r_FxN = np.asarray(self._autocorrelation(mel_FxM))
+      found = self._filters(*levinson.solve(r_FxN), r_FxN[:, 0])
     taps, *rest = (np.array(a) for a in found)
     return hear.Predictor(taps, *rest, _RAMPS, taps.shape[1])
 

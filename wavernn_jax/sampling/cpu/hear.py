@@ -34,7 +34,7 @@ class Predictor(typing.NamedTuple):
 
 
 class Now(typing.NamedTuple):
-  """What is known of a sample before it is drawn."""
+  """What is known of a sample before it is drawn, from its prediction."""
   predicted: int
   scale: float
   level: float
@@ -60,7 +60,7 @@ def padded(taps: int) -> int:
 
 
 def lead(past: int) -> int:
-  """Samples of `pcm` before those of the call: the `past` known ones and what taps of 0 read."""
+  """Samples of `pcm` before those of a call: `past` known ones, and those that padding reads."""
   return past + TAPS
 
 
@@ -83,7 +83,7 @@ def _wrapped(x):
 
 @register_jitable
 def _predict(p, place, frame, pcm):
-  """What is known of the sample at a place of `pcm` that is nearest to a frame."""
+  """What is known of the sample at a place of `pcm`, by the filter of a frame."""
   total = int16.no_products()
   for k in range(0, p.width, TAPS):
     total = int16.add_products(p.taps, frame * p.width + k, pcm, place - p.width + k, total)
@@ -95,7 +95,7 @@ def _predict(p, place, frame, pcm):
 
 @register_jitable
 def _remember(tape, now, sample):
-  """Puts a residual over σ before those heard so far."""
+  """Puts a residual over σ in front of those heard before."""
   for k in range(RESIDUALS - 1, 0, -1):
     simd.put(tape, k, simd.item(tape, k - 1))
   residual = np.float32(_wrapped(sample - now.predicted))
@@ -125,7 +125,7 @@ def _start(predictor, tape, pcm, lead, position, hop, frames):  # pylint: disabl
 
 
 def before(predictor, place, position, hop, frames, pcm):
-  """What is known of the sample at a place of `pcm`, `position` samples from frame 0."""
+  """What is known of the sample at a place of `pcm` that is `position` samples after frame 0."""
   raise NotImplementedError('for nopython code')
 
 
@@ -138,7 +138,7 @@ def _before(predictor, place, position, hop, frames, pcm):  # pylint: disable=un
 
 
 def terms(now, tape, pcm, place, right, left):
-  """Factors of the input table of the coarse half; `left`, `right`: of the two frames."""
+  """Factors of the input table of the coarse half; `left` and `right` are those of two frames."""
   raise NotImplementedError('for nopython code')
 
 
@@ -179,7 +179,7 @@ def _with_coarse(now, terms, coarse):  # pylint: disable=unused-argument
 
 
 def prior(predictor, now, side, coarse):
-  """None, or slope and ramp of the prior of the coarse (0) or the fine (1) byte."""
+  """Slope and ramp of the prior of the coarse (0) or the fine (1) byte; None without one."""
   raise NotImplementedError('for nopython code')
 
 
@@ -195,7 +195,7 @@ def _prior(predictor, now, side, coarse):  # pylint: disable=unused-argument
 
 
 def code(now, sample):
-  """The two bytes, as a number, that stand for a known sample."""
+  """The number whose two bytes are coded for a known sample."""
   raise NotImplementedError('for nopython code')
 
 
@@ -207,7 +207,7 @@ def _code(now, sample):  # pylint: disable=unused-argument
 
 
 def sample(now, code):
-  """The sample that drawn bytes stand for, held within 16 bits."""
+  """The sample that drawn bytes stand for, clipped to 16 bits."""
   raise NotImplementedError('for nopython code')
 
 
@@ -219,7 +219,7 @@ def _sample(now, code):  # pylint: disable=unused-argument
 
 
 def remember(now, tape, sample):
-  """Puts what a sample leaves of its prediction onto the tape."""
+  """Puts the residual of a sample onto the tape."""
   raise NotImplementedError('for nopython code')
 
 

@@ -60,7 +60,7 @@ def no_products(typingctx):  # pylint: disable=unused-argument
 
 @intrinsic
 def add_products(typingctx, a, i, b, j, total):  # pylint: disable=unused-argument
-  """A sum with 32 products more, those of a[i] and b[j] and on, modulo 2^32."""
+  """A sum and 32 more products, of a[i], a[i + 1], .. and b[j], b[j + 1], .., modulo 2^32."""
   def codegen(context, builder, signature, args):
     a, i, b, j, total = args
     vectors = [simd.load_as(builder, *at, ir.VectorType(I16, PAIR)) for at in ((a, i), (b, j))]
@@ -70,7 +70,7 @@ def add_products(typingctx, a, i, b, j, total):  # pylint: disable=unused-argume
 
 @intrinsic
 def sum_of_products(typingctx, total):  # pylint: disable=unused-argument
-  """An int32, in any order of summation the same."""
+  """An int32: the sum of all elements, the same in any order."""
   def codegen(context, builder, signature, args):
     kind = ir.FunctionType(I32, [I32X16])
     function = cgutils.get_or_insert_function(

@@ -42,7 +42,7 @@ INTEGERS = (types.int8, types.int16)
 
 
 class Columns(typing.NamedTuple):
-  """16x1 blocks. Row r owns pairs 2 * starts[r] to 2 * starts[r + 1]."""
+  """16x1 blocks. Row r has the pairs 2 * starts[r] to 2 * starts[r + 1] − 1."""
   values: np.ndarray   # [pairs, ...]
   indices: np.ndarray  # uint32 [pairs], input of block 0 | input of block 1 << 16
   starts: np.ndarray   # uint32 [rows + 1]
@@ -50,7 +50,7 @@ class Columns(typing.NamedTuple):
 
 
 class Squares(typing.NamedTuple):
-  """4x4 blocks. Row r owns four block rows, 4 * r and on, of 4 outputs."""
+  """4x4 blocks. Row r has four block rows of 4 outputs each, from 4 * r on."""
   values: np.ndarray
   indices: np.ndarray  # uint32 [pairs], first inputs of both blocks
   starts: np.ndarray   # uint32 [4 * rows + 1], in pairs
@@ -58,7 +58,7 @@ class Squares(typing.NamedTuple):
 
 
 class Dense(typing.NamedTuple):
-  """All 16x1 blocks, so that no indices are needed."""
+  """All 16x1 blocks of a matrix, which need no indices."""
   values: np.ndarray
   pairs: int           # a row
   scales: np.ndarray
@@ -113,7 +113,7 @@ def _activations(builder, x, index, width):
 
 def _add_pair(context, builder, values_type, values, pair, x, indices, width,
               totals):
-  """The accumulators after one pair; `width` inputs to a block."""
+  """The accumulators after one more pair of blocks, which have `width` inputs each."""
   a, b = (_activations(builder, x, index, width) for index in indices)
   if values_type.dtype in INTEGERS:
     weights = _int16_weights(builder, values_type, values, pair)
@@ -129,7 +129,7 @@ def _add_pair(context, builder, values_type, values, pair, x, indices, width,
 
 @intrinsic
 def add_square_pair(typingctx, values, indices, x, pair, total0, total1):  # pylint: disable=unused-argument
-  """The accumulators after a pair of 4x4 blocks."""
+  """The accumulators after one more pair of 4x4 blocks."""
   def codegen(context, builder, signature, args):
     values, indices, x, pair, *totals = args
     word = simd.load_as(builder, indices, pair, I32)
@@ -143,7 +143,7 @@ def add_square_pair(typingctx, values, indices, x, pair, total0, total1):  # pyl
 
 @intrinsic
 def add_column_group(typingctx, values, indices, x, group, totals):  # pylint: disable=unused-argument
-  """The four accumulators after two pairs of 16x1 blocks."""
+  """The four accumulators after two more pairs of 16x1 blocks."""
   def codegen(context, builder, signature, args):
     values, indices, x, group, totals = args
     totals = cgutils.unpack_tuple(builder, totals)
@@ -160,7 +160,7 @@ def add_column_group(typingctx, values, indices, x, group, totals):  # pylint: d
 
 @intrinsic
 def add_dense_pair(typingctx, values, x, pair, column, total0, total1):  # pylint: disable=unused-argument
-  """As `add_column_pair`, for inputs 2 * column and 2 * column + 1."""
+  """`add_column_pair` of the inputs 2 * column and 2 * column + 1."""
   def codegen(context, builder, signature, args):
     values, x, pair, column, *totals = args
     start = builder.mul(column, I64(2))
@@ -199,7 +199,7 @@ def as_floats(typingctx, total):  # pylint: disable=unused-argument
 
 
 def scaled(matrix, total, row, unit):
-  """Sixteen sums as floats: those of integers times the scales of their outputs and `unit`."""
+  """Sixteen sums as floats; integers are multiplied by their outputs' scales and by `unit`."""
   raise NotImplementedError('for nopython code')
 
 

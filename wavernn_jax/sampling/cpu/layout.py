@@ -87,7 +87,7 @@ def aligned_copy(array, dtype=None):
 
 
 def together(tree):
-  """Nested named tuples, or an array, copied into one piece of memory.
+  """A copy of nested named tuples, or of an array, in one piece of memory.
 
   In pages of 4 KiB scattered over physical memory, a megabyte of weights that
   would fit the second-level cache keeps displacing itself from it.
@@ -181,7 +181,7 @@ def _interleave(matrices):
 
 
 def _as_integers(dtype, inputs_R):
-  """Whether bfloat16 is turned into int16: twice the weights an instruction."""
+  """Whether bfloat16 becomes int16, of which an instruction multiplies twice as many."""
   return dtype == 'bfloat16' and inputs_R.max(initial=0) <= _FIXED_INPUTS
 
 
@@ -207,7 +207,7 @@ def _fixed_point(values_KxB, counts, block):
 
 
 def _pad_rows(values, indices, counts, group):
-  """Rows in whole groups of blocks, filled up with zeros; starts in groups."""
+  """Rows padded with zeros to whole groups of blocks, and where they start, in groups."""
   groups = -(-counts // group)
   starts = np.concatenate([[0], np.cumsum(groups)])
   shift = group * starts[:-1] - (np.cumsum(counts) - counts)
@@ -219,7 +219,7 @@ def _pad_rows(values, indices, counts, group):
 
 
 def _interleave_pairs(values, dtype):
-  """Blocks two by two, as kernels reads them; flat."""
+  """Blocks two by two, as kernels.py reads them, as one flat array."""
   if dtype == 'float32':
     return aligned_copy(values.ravel())
   pairs = np.stack([values[0::2], values[1::2]], axis=2)
@@ -229,7 +229,7 @@ def _interleave_pairs(values, dtype):
 
 
 def limit(*matrices):
-  """Greatest activation whose int32 sums with integer weights cannot overflow."""
+  """The greatest activation with which sums of integer products cannot exceed int32."""
   if matrices[0].dtype == 'bfloat16':
     return np.float32(_FIXED_ACTIVATION)
   # In blocks, not inputs: a block of four inputs adds to four sums.

@@ -1,7 +1,7 @@
-"""The weights of a prediction (models/prediction.py) for the frames of a block, compiled.
+"""Solves for the weights of a prediction (models/prediction.py), compiled.
 
-The recursion is that of `prediction.levinson`, in float64; XLA's loop takes five times as
-long, which at 1024 units and 95% sparsity is 3% of all the time of a sample.
+The recursion is that of `prediction.levinson`, in float64. XLA's loop takes five times as
+long: at 1024 units and 95% sparsity, 3% of the time of a sample.
 """
 
 import numpy as np
@@ -9,26 +9,30 @@ import numpy as np
 from wavernn_jax.sampling.cpu import cache
 
 
-def solve(r_FxK):
-  """Weights [F, D] of the last D = K − 1 samples, the latest last, and what they leave, F."""
-  r_FxK = np.ascontiguousarray(r_FxK, np.float64)
-  w_FxD, v_F = np.zeros((len(r_FxK), r_FxK.shape[1] - 1)), np.zeros(len(r_FxK))
-  _solve(r_FxK, w_FxD, v_F)
+def solve(r_FxN):
+  """Weights [F, D] of the last D = N − 1 samples, the latest last, and v [F].
+
+  Args:
+    r_FxN: autocorrelation of each frame, from lag 0 on.
+  """
+  r_FxN = np.ascontiguousarray(r_FxN, np.float64)
+  w_FxD, v_F = np.zeros((len(r_FxN), r_FxN.shape[1] - 1)), np.zeros(len(r_FxN))
+  _solve(r_FxN, w_FxD, v_F)
   return w_FxD, v_F
 
 
-def _recursion(r_FxK, w_FxD, v_F):
+def _recursion(r_FxN, w_FxD, v_F):
   taps = w_FxD.shape[1]
   # a[j] belongs to the sample j + 1 ago, behind[taps - k + j] to the one k - j ago.
   a, behind = np.zeros(taps), np.zeros(taps)
-  for frame in range(len(r_FxK)):
-    r_K, backwards_K, v = r_FxK[frame], r_FxK[frame, ::-1].copy(), r_FxK[frame, 0]
+  for frame in range(len(r_FxN)):
+    r_N, backwards_N, v = r_FxN[frame], r_FxN[frame, ::-1].copy(), r_FxN[frame, 0]
     for k in range(taps):
-      mirrored, past = behind[taps - k:], backwards_K[taps - k:]  # r_k, r_{k−1}, ..
+      mirrored, past = behind[taps - k:], backwards_N[taps - k:]  # r_k, r_{k−1}, ..
       total = 0.0
       for j in range(k):
         total += a[j] * past[j]
-      reflection = (r_K[k + 1] - total) / v
+      reflection = (r_N[k + 1] - total) / v
       for j in range(k):
         a_j, b_j = a[j], mirrored[j]
         a[j], mirrored[j] = a_j - reflection * b_j, b_j - reflection * a_j

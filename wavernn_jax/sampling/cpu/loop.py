@@ -18,7 +18,7 @@ OPTIONS = {'nogil': True, 'error_model': 'numpy'}  # of the compiler
 
 
 class State(typing.NamedTuple):
-  """Where a stream stands: h [H], the last samples int16 [N] and the next one's index."""
+  """Where a stream stands: h [H], the last samples int16 [N], and the index of the next one."""
   h: np.ndarray
   pcm: np.ndarray
   index: int
@@ -42,7 +42,7 @@ class Scores(typing.NamedTuple):
 
 
 class Output(typing.NamedTuple):
-  """What the compiled loop writes beside samples; it reads those instead if forced."""
+  """What the compiled loop writes beside samples; where `forced`, samples are given."""
   nats: np.ndarray
   logits: np.ndarray
   forced: bool
@@ -50,7 +50,7 @@ class Output(typing.NamedTuple):
 
 
 def initial_state(network, past=1):
-  """No memory, and silence: `past` samples 0."""
+  """The state before an utterance: h is 0, and so are the last `past` samples."""
   units = network.coarse_inputs.shape[0] * 2 * layout.WIDTH
   return State(np.zeros(units, np.float32), np.zeros(past, np.int16), 0)
 

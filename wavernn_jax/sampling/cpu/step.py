@@ -20,7 +20,7 @@ LOG2E = 1.4426950408889634
 
 
 class Activations(typing.NamedTuple):
-  """A vector in both forms that a matrix may multiply; an unused one stays zero."""
+  """A vector in both forms that matrices multiply; a form that none needs stays zero."""
   plain: np.ndarray  # float32 [N]
   short: np.ndarray  # int16 [N], times a limit of the network
 
@@ -69,7 +69,7 @@ def _store_short(matrices, x, start, vector):  # pylint: disable=unused-argument
 
 @register_jitable
 def round_state(network, x, start, h):
-  """Store sixteen units of the state as int16 if that is needed."""
+  """Write sixteen units of the state as int16 if one of the matrices needs them."""
   h = simd.maximum(simd.minimum(h, splat(1.0)), splat(-1.0))
   store_short((network.recurrent, network.coarse.project, network.fine.project),
               x, start, h * splat(network.limit))
@@ -77,7 +77,7 @@ def round_state(network, x, start, h):
 
 @register_jitable
 def quantise(matrix, x, count, greatest, limit):
-  """Fill the int16 form if the matrix needs it; returns what 1 stands for."""
+  """Fill the int16 form if the matrix needs it; returns the value of one step of it."""
   scale = limit / max(greatest, np.float32(1e-30))
   for start in range(0, count, WIDTH):
     store_short((matrix,), x, start, load(x.plain, start) * splat(scale))
@@ -89,7 +89,7 @@ def quantise(matrix, x, count, greatest, limit):
 
 @register_jitable
 def _exp2_clipped(x, scale, bound):
-  """2^(scale * x) with x held to +-bound."""
+  """2^(scale * x), x clipped to ±bound."""
   x = simd.maximum(simd.minimum(x, splat(bound)), splat(-bound))
   return simd_math.exp2_scaled(x, splat(scale))
 
@@ -102,14 +102,14 @@ def _exp2_clipped(x, scale, bound):
 
 @register_jitable
 def reset_stage(g_u, g_r, x_u, x_r):
-  """a, and one over the reset gate."""
+  """a of the comment above, and one over the reset gate."""
   return (_exp2_clipped(g_u + x_u, -LOG2E, 40.0),
           splat(1.0) + _exp2_clipped(g_r + x_r, -LOG2E, 40.0))
 
 
 @register_jitable
 def candidate_stage(reset, g_e, x_e):
-  """b."""
+  """b of the comment above."""
   return _exp2_clipped(x_e + g_e / reset, -2 * LOG2E, 20.0)
 
 
@@ -175,7 +175,7 @@ def _overload_current_input(table, start, terms, x):  # pylint: disable=unused-a
 
 
 def add_bias(bias, start, vector):
-  """Sixteen units' R_e h with the bias that the reset gate gates, where there is one."""
+  """R_e h of sixteen units, with the bias inside the reset gate where the model has one."""
   raise NotImplementedError('for nopython code')
 
 
@@ -188,7 +188,7 @@ def _add_bias(bias, start, vector):  # pylint: disable=unused-argument
 
 @register_jitable
 def half_step(network, s, now, table, terms, first):
-  """Sixteen units at a time of one half of the state, from block `first`."""
+  """Steps one half of the state, sixteen units at a time, from block `first` on."""
   m, half = network.recurrent, s.units // 2
   old, new = now * s.units, (1 - now) * s.units
   x, unit = operand(m, s.h, old), np.float32(1) / network.limit
@@ -287,7 +287,7 @@ def softmax_weights(s, greatest, temperature):
 
 @register_jitable
 def _sums4(x, start):
-  """Four blocks of 16 numbers, each summed to four."""
+  """The sums of each four neighbours, of four blocks of 16 numbers."""
   return simd_math.interleave_sum(
       simd_math.interleave_sum(load(x, start), load(x, start + 16)),
       simd_math.interleave_sum(load(x, start + 32), load(x, start + 48)))

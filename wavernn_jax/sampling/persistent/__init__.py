@@ -12,10 +12,10 @@
   persistent.cu  the kernel for GPUs, dense and block-sparse;  hearing.cuh  what it hears
   driver.py      its compilation and launch;  ffi.py  its custom call
 
-Lanes are independent streams with their own gate inputs: utterances, or those of a
-subscale model. Of a spectral prediction the weights come from XLA, a row for each frame, and
-the sums are made in the kernel; subscale models with one have no kernel yet. Not yet run on
-a GPU or a TPU: `start` compares a kernel with the model before it is used.
+A kernel draws independent streams, each with its own gate inputs: an utterance, or a lane of
+a subscale model. The weights of a spectral prediction come from XLA, one row for each frame;
+the kernel sums the products. Subscale models with such a prediction have no kernel yet. The
+kernels have not run on a GPU or a TPU: `start` compares one with the model before it is used.
 """
 
 from wavernn_jax.sampling.persistent.engine import UNUSABLE, Sampler, start

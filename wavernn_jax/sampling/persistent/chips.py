@@ -4,7 +4,7 @@
   dtype                of the products' inputs, for the check against the model
   kind                 of the weights: float32, bfloat16 or int8
   tolerance            nats by which a log-probability may differ from the model's
-  fit(batch)           lanes of one launch; `DoesNotFit` if there is no room
+  fit(batch)           streams of one launch; `DoesNotFit` if there is no room
   weights(batch)       arrays that do not change from call to call
   call(batch, weights, …)
                        the kernel, inside `jax.jit`; the other arguments are those of
@@ -35,7 +35,7 @@ class DoesNotFit(InputError):
 class Tpu:
   """Pallas, one core."""
 
-  multiple = tpu.LANES
+  multiple = tpu.WIDTH
 
   def __init__(self, params, weights: str, hop: int, interpret: bool = False, taps: int = 0):
     """Args:
@@ -62,7 +62,7 @@ class Tpu:
       widest = max(h for h in range(0, w.half, self.multiple) if h == 0 or tpu.fits(
           h, h, *rest))
       raise DoesNotFit(
-          f'--engine=pallas: {2 * w.half} units, projection {w.projection}, {batch} lanes of '
+          f'--engine=pallas: {2 * w.half} units, projection {w.projection}, {batch} streams of '
           f'{self.dtype.name} are more than the memory of a TPU core holds; {2 * widest} units '
           f'with a projection of {widest} fit.')
     return batch
@@ -84,12 +84,13 @@ class Cuda:
   tolerance = 0.01
   dtype = jnp.dtype(jnp.float32)  # activations stay so, whatever the weights
 
-  def __init__(self, params, weights: str, driver: driver_lib.Driver | None = None,
+  def __init__(self, params, weights: str, masks=None, driver: driver_lib.Driver | None = None,
                compile_source=driver_lib.compile_source, choose=cuda.choose,
                platform: str = 'CUDA', taps: int = 0):
     """Args:
       params: of models/wavernn.py.
       weights: type of the matrices.
+      masks: of pruning.py; None keeps all blocks.
       driver: the machine's by default.
       compile_source: as driver.compile_source.
       choose: as cuda.choose.
@@ -107,7 +108,8 @@ class Cuda:
           f'{driver_lib.OLDEST / 10} (Ampere) or more')
     self.kind = weights
     self._operands = operands_lib.build(params, self.multiple, taps)
-    self._matrices = cuda.pack(self._operands, weights)
+    self._matrices = cuda.pack(self._operands, weights,
+                               operands_lib.kept(params, masks, self.multiple, taps))
     self._compile, self._platform = compile_source, platform
     self._choose = functools.cache(lambda batch: choose(
         self._operands, self._matrices, self.chip, batch))

@@ -30,18 +30,18 @@ from wavernn_jax.sampling.persistent import driver as driver_lib, ffi
 from wavernn_jax.sampling.persistent.operands import Filters, Operands, round_up
 
 BLOCK = blocksparse.BLOCK_SIZE  # outputs of a block row
-LANES = (1, 2, 4, 8)
+STREAMS = (1, 2, 4, 8)
 _TYPES = {'float32': (0, 4), 'bfloat16': (1, 2), 'int8': (2, 1)}  # macro, bytes
-_DENSE = 0.5  # density from which all blocks are kept and no index is read
+_DENSE = 0.5  # density above which all blocks are kept and no index is read
 # The structures Row and Share of persistent.cu.
-ROW = np.dtype([('begin', '<i4'), ('count', '<u2'), ('index', '<u2'), ('scale', '<f4')])
+ROW = np.dtype([('begin', '<i4'), ('count', '<u2'), ('index', '<u2')])
 _ROWS_AT = 32
 _MAX_THREADS = 512
 _SPINS = 1 << 22  # polls, seconds, until a number that does not come is given up
 # Guesses for `choose`, in microseconds, until experiments/benchmarks/accelerator.py has
-# been run on a GPU: an exchange; the rest of a sample, and more for each lane; reading
-# a block, and multiplying it by one lane.
-_EXCHANGE, _REST, _LANE, _READ, _MULTIPLY = 0.6, 1.0, 0.25, 1.5e-4, 1e-4
+# been run on a GPU: an exchange; the rest of a sample, and more for each stream; reading
+# a block, and multiplying it by one stream.
+_EXCHANGE, _REST, _STREAM, _READ, _MULTIPLY = 0.6, 1.0, 0.25, 1.5e-4, 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,20 +60,27 @@ class Matrices:
     """The matrix of each block row."""
     return np.repeat(np.arange(len(self.packed)), [len(m.offsets) - 1 for m in self.packed])
 
+  @functools.cached_property
+  def scales(self) -> np.ndarray:
+    """That of each output of all matrices; a number without use if they are not int8."""
+    if self.packed[0].scales is None:
+      return np.ones(1, np.float32)
+    return np.concatenate([m.scales for m in self.packed])
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """How lanes are spread over a chip; in the names of persistent.cu.
+  """How streams are spread over a chip; in the names of persistent.cu.
 
   Attributes:
     team: multiprocessors that share one copy of the weights.
-    lanes: utterances of a team.
+    streams: utterances of a team.
     teams: teams of a launch.
     macros: what the source is compiled with.
     shared_bytes: of each block.
   """
   team: int
-  lanes: int
+  streams: int
   teams: int
   macros: tuple[tuple[str, int], ...]
   shared_bytes: int
@@ -81,31 +88,42 @@ class Plan:
   @property
   def batch(self) -> int:
     """Utterances of a launch."""
-    return self.lanes * self.teams
+    return self.streams * self.teams
 
 
-def pack(operands: Operands, weights: str) -> Matrices:
-  """Matrices with only the blocks that hold anything; all of them if most do."""
+def pack(operands: Operands, weights: str, kept: Operands | None = None) -> Matrices:
+  """The blocks that a model keeps; all of them if that is most.
+
+  Args:
+    operands: of the model.
+    weights: type of the matrices.
+    kept: the same of ones where weights are kept, and zeros; None if all are.
+  """
+  masks = [None] * 5 if kept is None else [
+      m.reshape(len(m) // BLOCK, BLOCK, -1).any(axis=1) for m in _outputs_first(kept)]
+  dense = kept is None or sum(m.sum() for m in masks) > _DENSE * sum(m.size for m in masks)
+  return Matrices(tuple(
+      blocksparse.pack(m, (BLOCK, 1), weights, None if dense else mask)
+      for m, mask in zip(_outputs_first(operands), masks, strict=True)), bool(dense))
+
+
+def _outputs_first(operands: Operands) -> list[np.ndarray]:
+  """The five matrices [outputs, inputs], in the kernel's order."""
   recurrent, hidden, output = (np.asarray(a) for a in (
       operands.recurrent, operands.hidden, operands.output))
-  dense_OxN = [np.asarray(a.T) for a in (recurrent, hidden[0], output[0], hidden[1], output[1])]
-  masks = [m.reshape(len(m) // BLOCK, BLOCK, -1).any(axis=1) for m in dense_OxN]
-  dense = sum(m.sum() for m in masks) > _DENSE * sum(m.size for m in masks)
-  return Matrices(tuple(
-      blocksparse.pack(m, (BLOCK, 1), weights, None if dense else mask, row_scales=True)
-      for m, mask in zip(dense_OxN, masks, strict=True)), bool(dense))
+  return [m.T for m in (recurrent, hidden[0], output[0], hidden[1], output[1])]
 
 
 def rounded(kernel_NxO, weights: str):
   """A kernel, inputs first, as a packed one multiplies: what the kernel is compared with."""
   kernel = np.asarray(kernel_NxO, np.float32)
   padded = np.pad(kernel.T, [(0, -kernel.shape[1] % BLOCK), (0, 0)])
-  packed = blocksparse.pack(padded, (BLOCK, 1), weights, row_scales=True)
+  packed = blocksparse.pack(padded, (BLOCK, 1), weights)
   return blocksparse.unpack(packed)[:kernel.shape[1]].T
 
 
-def layout(operands: Operands, matrices: Matrices, team: int, lanes: int):
-  """(macros, bytes of shared memory) of a team size and a number of lanes."""
+def layout(operands: Operands, matrices: Matrices, team: int, streams: int):
+  """(macros, bytes of shared memory) of a team size and a number of streams."""
   half, projection = operands.half, operands.projection
   threads = round_up(-(-half // -(-half // _MAX_THREADS)), 32)
   member = np.arange(len(matrices.counts)) % team
@@ -115,21 +133,21 @@ def layout(operands: Operands, matrices: Matrices, team: int, lanes: int):
   cut = ((local > 0) & (local < threads // 32)).any()
   kind, itemsize = _TYPES[matrices.packed[0].dtype]
   macros = {
-      'HALF': half, 'PROJECTION': projection, 'TEAM': team, 'LANES': lanes, 'THREADS': threads,
+      'HALF': half, 'PROJECTION': projection, 'TEAM': team, 'STREAMS': streams, 'THREADS': threads,
       'WEIGHTS': kind, 'DENSE': int(matrices.dense), 'ROWS': rows,
       'VALUES': blocks * BLOCK * itemsize, 'INDICES': 1 if matrices.dense else blocks,
       'PARTIALS': threads // 32 if cut else 0, 'SPINS': _SPINS, 'TAPS': operands.taps,
       'RESIDUALS': hearing.RESIDUALS, 'BOUND': int(hearing.BOUND)}
-  shared = (share_bytes(macros) + 4 * lanes * (2 * half + projection)
-            + 8 * (macros['PARTIALS'] * BLOCK * lanes + 1)
-            + 4 * (BYTE_VALUES * lanes if team == 1 else 1)
-            + _tape_bytes(operands.taps, lanes, len(operands.previous)))
+  shared = (share_bytes(macros) + 4 * streams * (2 * half + projection)
+            + 8 * (macros['PARTIALS'] * BLOCK * streams + 1)
+            + 4 * (BYTE_VALUES * streams if team == 1 else 1)
+            + _tape_bytes(operands.taps, streams, len(operands.previous)))
   return tuple(macros.items()), round_up(shared, 16)
 
 
-def _tape_bytes(taps: int, lanes: int, heard: int) -> int:
+def _tape_bytes(taps: int, streams: int, heard: int) -> int:
   """Size of the structure Tape of hearing.cuh."""
-  return round_up(4 * lanes * (heard + 2) + (4 * lanes + 2 * taps * lanes if taps else 6), 4)
+  return round_up(4 * streams * (heard + 2) + (4 * streams + 2 * taps * streams if taps else 6), 4)
 
 
 def share_bytes(macros) -> int:
@@ -150,22 +168,22 @@ def choose(operands: Operands, matrices: Matrices, chip: driver_lib.Chip,
   best, least = None, np.inf
   widest = min(chip.processors, 6 * operands.half // BLOCK)  # each member has a row of R
   for team in sorted({min(widest, chip.processors // n) for n in range(1, chip.processors + 1)}):
-    for lanes in LANES:
-      macros, shared = layout(operands, matrices, team, lanes)
+    for streams in STREAMS:
+      macros, shared = layout(operands, matrices, team, streams)
       if shared > chip.shared_bytes:
         continue
-      groups, available = -(-batch // lanes), chip.processors // team
+      groups, available = -(-batch // streams), chip.processors // team
       launches, teams = -(-groups // available), min(groups, available)
       blocks = dict(macros)['VALUES'] / BLOCK / _TYPES[matrices.packed[0].dtype][1]
-      time = launches * (4 * _EXCHANGE * (team > 1) + _REST + _LANE * lanes
-                         + blocks * (_READ + _MULTIPLY * lanes))
+      time = launches * (4 * _EXCHANGE * (team > 1) + _REST + _STREAM * streams
+                         + blocks * (_READ + _MULTIPLY * streams))
       if time < least:
-        best, least = Plan(team, lanes, teams, macros, shared), time
+        best, least = Plan(team, streams, teams, macros, shared), time
   return best
 
 
 def room(operands: Operands, matrices: Matrices, chip: driver_lib.Chip) -> int:
-  """Weights for which a chip has room, beside the vectors of one lane."""
+  """Weights for which a chip has room, beside the vectors of one stream."""
   macros, shared = layout(operands, matrices, chip.processors, 1)
   vectors = shared - dict(macros)['VALUES']
   itemsize = _TYPES[matrices.packed[0].dtype][1]
@@ -179,9 +197,6 @@ def shares(matrices: Matrices, plan: Plan) -> np.ndarray:
   values = np.concatenate([m.values for m in matrices.packed])
   indices = np.concatenate([m.indices for m in matrices.packed]).astype(np.uint16)
   within = np.concatenate([np.arange(len(m.offsets) - 1) for m in matrices.packed])
-  scales = np.concatenate([
-      np.ones(len(m.offsets) - 1) if m.scales is None else m.scales[::BLOCK]
-      for m in matrices.packed]).astype(np.float32)
   made = np.zeros((plan.team, share_bytes(macros)), np.uint8)
   for member in range(plan.team):
     own = np.arange(member, len(matrices.counts), plan.team)
@@ -190,7 +205,7 @@ def shares(matrices: Matrices, plan: Plan) -> np.ndarray:
     first = np.searchsorted(matrices.owners[own], np.arange(6)).astype(np.int32)
     table = np.zeros(len(own), ROW)
     table['begin'], table['count'] = ends - matrices.counts[own], matrices.counts[own]
-    table['index'], table['scale'] = within[own], scales[own]
+    table['index'] = within[own]
     at = _values_at(macros)
     pieces = {0: first, _ROWS_AT: table, at: values[blocks]}
     if not matrices.dense:
@@ -203,25 +218,25 @@ def shares(matrices: Matrices, plan: Plan) -> np.ndarray:
 
 def add_kernel(plan: Plan, image: bytes, driver: driver_lib.Driver) -> int:
   """The number of a compiled plan's launch, for `sample`."""
-  def launch(stream, arguments, results):
+  def launch(queue, arguments, results):
     (pcm, _), (h, _), (logits, _), failed, exchange = results
     inputs = (ctypes.c_void_p * len(arguments))(*(address for address, _ in arguments))
     rest = [ctypes.c_void_p(address) for address in (pcm, h, logits, failed[0], exchange[0])]
     driver.launch(image, 'sample', plan.team * plan.teams, dict(plan.macros)['THREADS'],
-                  plan.shared_bytes, stream, [inputs, *rest], (failed, exchange))
+                  plan.shared_bytes, queue, [inputs, *rest], (failed, exchange))
   return ffi.add(launch)
 
 
 def constants(operands: Operands, matrices: Matrices, plan: Plan) -> tuple:
   """What the kernel reads and never changes, as `sample` takes it."""
   return tuple(jnp.asarray(a) for a in (
-      shares(matrices, plan), operands.previous, operands.current, operands.hidden_bias,
-      operands.output_bias))
+      shares(matrices, plan), matrices.scales, operands.previous, operands.current,
+      operands.hidden_bias, operands.output_bias))
 
 
 def sample(kernel: int, plan: Plan, constants, gates_FxBxG, uniform_Tx2xB, h_BxH, pcm_B, positions,
            temperatures, forced_BxT=None, added_TxBxP=None, filters=None, platform: str = 'CUDA'):
-  """Draws F − 2 frames of samples of each of `plan.batch` lanes in one kernel.
+  """Draws F − 2 frames of samples of each of `plan.batch` streams in one kernel.
 
   Args:
     kernel: of `add_kernel`.
@@ -236,7 +251,7 @@ def sample(kernel: int, plan: Plan, constants, gates_FxBxG, uniform_Tx2xB, h_BxH
   left, pairs = positions
   frames, batch = gates_FxBxG.shape[0] - 2, len(h_BxH)
   samples, forced, macros = frames * len(left), forced_BxT is not None, dict(plan.macros)
-  words = 2 * plan.lanes * (6 * macros['HALF'] + 2 * macros['PROJECTION'] + 2 * BYTE_VALUES)
+  words = 2 * plan.streams * (6 * macros['HALF'] + 2 * macros['PROJECTION'] + 2 * BYTE_VALUES)
   shape = jax.ShapeDtypeStruct
   results = (shape((batch, samples), jnp.int32), shape(h_BxH.shape, jnp.float32),
              shape((samples, batch, 2, BYTE_VALUES) if forced else (1,), jnp.float32),

@@ -6,33 +6,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wavernn_jax import audio, draw, likelihood
+from wavernn_jax import audio, draw, likelihood, rules
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import prediction, wavernn
 from wavernn_jax.sampling.engine import Engine
 from wavernn_jax.sampling.persistent import checks, chips, driver, lanes, operands as operands_lib
+from wavernn_jax.voice import Voice
 
 PLATFORMS = ('gpu', 'cuda', 'tpu')
 
 
-class NoKernel(InputError):
-  """There is no kernel for the model."""
-
-
-# That there is no kernel, that the chip cannot hold the model, or that the kernel is not
-# compiled or computes wrongly.
-UNUSABLE = (NoKernel, chips.DoesNotFit, checks.CheckFailed, driver.CudaError,
+# There is no kernel for the model, the chip cannot hold it, or the kernel cannot be compiled
+# or does not compute what the model does.
+UNUSABLE = (rules.Unsuited, chips.DoesNotFit, checks.CheckFailed, driver.CudaError,
             jax.errors.JaxRuntimeError)
 
 
-def start(model, params, temperatures=(1.0, 1.0), block_frames: int = 16,
-          weights: str = 'bfloat16', batch: int = 1):
+def start(voice: Voice, temperatures=(1.0, 1.0), weights: str = 'bfloat16', batch: int = 1):
   """The persistent kernel for a batch, compiled and checked against the model.
 
   Args:
-    model: of wavernn_jax.models.
-    params: its parameters.
-    temperatures, block_frames: as of `Sampler`.
+    voice: of a run or an export.
+    temperatures: as of `Sampler`.
     weights: type of the recurrent and output matrices: float32, bfloat16 or int8.
     batch: utterances at a time.
 
@@ -40,42 +35,35 @@ def start(model, params, temperatures=(1.0, 1.0), block_frames: int = 16,
     A `Sampler`, or `lanes.Sampler` for a subscale model.
 
   Raises:
-    InputError: if there is no chip, or no kind of model, for which there is a kernel.
-    UNUSABLE: if it may not be used.
+    InputError: if the machine has no chip for which there is a kernel.
+    UNUSABLE: if there is one, but the kernel cannot be used.
   """
   backend = jax.default_backend()
   if backend not in PLATFORMS:
     raise InputError(f'--engine=pallas: found the platform {backend!r}, expected an NVIDIA GPU or '
                      "a TPU (is JAX installed with its extra 'cuda12', 'cuda13' or 'tpu'?); use "
                      '--engine=scan, or --engine=cpu.')
-  kinds = {'wavernn': Sampler, 'subscale': lanes.Sampler}
-  if model.config.kind not in kinds:
-    raise InputError(f'--engine=pallas: found a model of the kind {model.config.kind!r}, expected '
-                     f'one of {list(kinds)}; use --engine=scan.')
-  if model.config.reset_bias:
-    raise InputError('--engine=pallas: found a model with model.reset_bias, expected none; use '
-                     '--engine=scan.')
-  if model.config.kind == 'subscale' and model.config.prediction != 'none':
-    raise NoKernel('--engine=pallas: found a subscale model of prediction '
-                   f"{model.config.prediction!r}, for which there is no kernel yet.")
-  chip = open_chip(model, params, weights)
-  sampler = kinds[model.config.kind](model, params, chip, temperatures, block_frames)
+  rules.check_suits(voice.config, 'persistent')
+  kind = {'wavernn': Sampler, 'subscale': lanes.Sampler}[voice.config.model.kind]
+  sampler = kind(voice.model, voice.params, open_chip(voice, weights), temperatures,
+                 voice.config.evaluation.block_frames)
   sampler.warm_up(batch)
-  sampler.check(batch, checks.rounded(params, weights))
+  sampler.check(batch, checks.rounded(voice.params, weights))
   return sampler
 
 
-def open_chip(model, params, weights: str):
+def open_chip(voice: Voice, weights: str):
   """The kernel for the machine's accelerator, of chips.py.
 
   Raises:
     InputError, CudaError: as of chips.py.
   """
+  model = voice.model
   if jax.default_backend() == 'tpu':
     # The kernel takes the gate inputs of a frame together; lanes have them for each sample.
     hop = model.mel.hop if model.timing.lanes == 1 else 1
-    return chips.Tpu(params, weights, hop, taps=operands_lib.taps(model))
-  return chips.Cuda(params, weights, taps=operands_lib.taps(model))
+    return chips.Tpu(voice.params, weights, hop, taps=operands_lib.taps(model))
+  return chips.Cuda(voice.params, weights, voice.masks, taps=operands_lib.taps(model))
 
 
 class Sampler(Engine):
@@ -134,11 +122,11 @@ class Sampler(Engine):
       int16 BxT, the next state, and with `forced_BxT` the logits TxBx2xV, else None.
     """
     batch = len(mel_BxFxM)
-    lanes = self._chip.fit(batch)
+    streams = self._chip.fit(batch)
     pieces = []
-    for first in range(0, batch, lanes):
-      # Lanes are filled up with copies of the last utterance.
-      which = np.minimum(np.arange(first, first + lanes), batch - 1)
+    for first in range(0, batch, streams):
+      # Streams are filled up with copies of the last utterance.
+      which = np.minimum(np.arange(first, first + streams), batch - 1)
       pick = functools.partial(jax.tree.map, lambda a, which=which: np.asarray(a)[which])
       pieces.append(self._run(
           self._weights(batch), self._params, pick(state), pick(mel_BxFxM), pick(keys_Bx2),

@@ -2,7 +2,7 @@
 //
 // Without a prediction (TAPS 0) the bytes of the sample are drawn, else those of its residual.
 // Every member of a team knows all that was drawn, so each predicts for itself, in integers, and
-// all find the same. One warp has a lane: it multiplies what is known of the next sample's
+// all find the same. One warp has a stream: it multiplies what is known of the next sample's
 // prediction while it waits for the logits, and only the last product follows the draw.
 //
 // TAPS D, RESIDUALS R and BOUND are macros; see cuda.py.
@@ -11,24 +11,24 @@ constexpr int HEARD = TAPS ? 2 * RESIDUALS + 2 : 2;
 
 // Filters of the frames -1, 0, ..; those of one sample. Unused without a prediction.
 struct Filters {
-  const int* taps;      // [frames + 2][lanes][TAPS]
-  const int* shift;     // [frames + 2][lanes]
+  const int* taps;      // [frames + 2][streams][TAPS]
+  const int* shift;     // [frames + 2][streams]
   const float* scale;   // likewise
   const float* level;
   const float* slope;   // of the priors
   const int* nearest;   // [hop], 0..2: that of sample n of frame f is f + nearest[n]
-  const float* past;    // [lanes][RESIDUALS], over the scale, before the first sample
+  const float* past;    // [streams][RESIDUALS], over the scale, before the first sample
 };
 
 struct Filter { const int* taps; int shift; float scale, level, slope; };
 
 // What is carried from sample to sample.
 struct Tape {
-  float heard[HEARD * LANES];  // [input][lane]: by all units, of the samples before
-  float current[LANES];        // by the fine units, of the coarse byte
-  int coarse[LANES];           // the byte
-  int predicted[TAPS ? LANES : 1];
-  short known[TAPS ? TAPS * LANES : 1];  // [lane][tap], a ring of the last samples
+  float heard[HEARD * STREAMS];  // [input][stream]: by all units, of the samples before
+  float current[STREAMS];        // by the fine units, of the coarse byte
+  int coarse[STREAMS];           // the byte
+  int predicted[TAPS ? STREAMS : 1];
+  short known[TAPS ? TAPS * STREAMS : 1];  // [stream][tap], a ring of the last samples
 };
 
 __device__ __forceinline__ float scale_byte(int byte) {
@@ -41,8 +41,8 @@ __device__ __forceinline__ float bounded(float x) {
 
 __device__ __forceinline__ int within_16_bits(int x) { return min(max(x, -32768), 32767); }
 
-__device__ __forceinline__ Filter filter(const Filters& in, int row, int lanes, int lane) {
-  const int at = row * lanes + lane;
+__device__ __forceinline__ Filter filter(const Filters& in, int row, int streams, int stream) {
+  const int at = row * streams + stream;
   return {in.taps + at * TAPS, in.shift[at], in.scale[at], in.level[at], in.slope[at]};
 }
 
@@ -66,35 +66,35 @@ __device__ __forceinline__ int predict(int partial, const Filter& next, int last
 // One thread: what the next sample hears of the waveform.
 __device__ __forceinline__ void hear_waveform(Tape& tape, int l, const Filter& next, int last,
                                               int predicted) {
-  tape.heard[2 * RESIDUALS * LANES + l] = bounded(last / next.level);
-  tape.heard[(2 * RESIDUALS + 1) * LANES + l] = bounded(predicted / next.level);
+  tape.heard[2 * RESIDUALS * STREAMS + l] = bounded(last / next.level);
+  tape.heard[(2 * RESIDUALS + 1) * STREAMS + l] = bounded(predicted / next.level);
   tape.predicted[l] = predicted;
 }
 
 // One thread: what the next sample hears of the residuals, after one more.
 __device__ __forceinline__ void hear_residual(Tape& tape, int l, float residual) {
   for (int k = RESIDUALS - 1; k >= 0; k--) {
-    const float x = k ? tape.heard[(k - 1) * LANES + l] : residual;
-    tape.heard[k * LANES + l] = x;
-    tape.heard[(RESIDUALS + k) * LANES + l] = fabsf(x);
+    const float x = k ? tape.heard[(k - 1) * STREAMS + l] : residual;
+    tape.heard[k * STREAMS + l] = x;
+    tape.heard[(RESIDUALS + k) * STREAMS + l] = fabsf(x);
   }
 }
 
 // All threads: the tape before the first sample. Barriers before and after are the caller's.
 __device__ __forceinline__ void load_tape(Tape& tape, const Filters& in, const int* pcm,
-                                          int lane0) {
+                                          int stream0) {
   const int self = threadIdx.x;
-  if (TAPS == 0 && self < LANES) {
-    const int value = pcm[lane0 + self] + 32768;
+  if (TAPS == 0 && self < STREAMS) {
+    const int value = pcm[stream0 + self] + 32768;
     tape.heard[self] = scale_byte(value >> 8);
-    tape.heard[LANES + self] = scale_byte(value & 255);
+    tape.heard[STREAMS + self] = scale_byte(value & 255);
   }
   if (TAPS == 0) return;
-  for (int i = self; i < TAPS * LANES; i += THREADS)
-    tape.known[i] = (short)pcm[lane0 * TAPS + i];
-  if (self < LANES)
+  for (int i = self; i < TAPS * STREAMS; i += THREADS)
+    tape.known[i] = (short)pcm[stream0 * TAPS + i];
+  if (self < STREAMS)
     for (int k = RESIDUALS - 1; k >= 0; k--)
-      hear_residual(tape, self, in.past[(lane0 + self) * RESIDUALS + k]);
+      hear_residual(tape, self, in.past[(stream0 + self) * RESIDUALS + k]);
 }
 
 // One warp: what the first sample hears of the waveform.
@@ -127,7 +127,7 @@ __device__ __forceinline__ void hear_coarse(Tape& tape, int l, int byte, float s
   tape.current[l] = TAPS ? bounded((256 * byte - 32640.5f) / scale) : scale_byte(byte);
 }
 
-// One warp: the sample of lane l whose bytes were drawn, and the tape after it.
+// One warp: the sample of stream l whose bytes were drawn, and the tape after it.
 __device__ __forceinline__ int hear_sample(Tape& tape, int l, int fine, const int* given,
                                            const Filter& own, const Filter& next, int partial,
                                            int newest) {
@@ -136,7 +136,7 @@ __device__ __forceinline__ int hear_sample(Tape& tape, int l, int fine, const in
   if (TAPS == 0) {
     if (first) {
       tape.heard[l] = scale_byte(coarse);
-      tape.heard[LANES + l] = scale_byte(fine);
+      tape.heard[STREAMS + l] = scale_byte(fine);
     }
     return drawn;
   }

@@ -78,48 +78,48 @@ class Sampler(scan.Sampler):
     @jax.jit
     def expected(params):
       heard = rnn.hearing.sequence(jnp.concatenate([silent[None], pcm.T]).T, None)
-      x_LxRxH = rnn.add_heard(params, x, heard.previous, heard.current)
-      return checks.forced_logits(rnn, params, h, x_LxRxH, self._chip.dtype, seen)
+      x_LxZxH = rnn.add_heard(params, x, heard.previous, heard.current)
+      return checks.forced_logits(rnn, params, h, x_LxZxH, self._chip.dtype, seen)
     return checks.compare(found, expected(params), np.asarray(pcm).T, uniform,
                           self._temperatures, self._chip.tolerance)
 
   def _rows(self, batch: int) -> int:
     return batch * self.model.timing.lanes
 
-  def _draws(self, params, carry, x_LxRxH, uniform_Lx2xR, temperatures, context_LxRxC, live_LxR,
+  def _draws(self, params, carry, x_LxZxH, uniform_Lx2xZ, temperatures, context_LxZxC, live_LxZ,
              unroll):
     """`WaveRNN.draws` in one launch; a state of NaN if the kernel gave up."""
     del unroll
     h, *last = carry
-    uniform = jnp.where(live_LxR[:, None], uniform_Lx2xR, -1)
-    pcm_RxL, h, failed, _ = self._launch(
-        params, params['kernel'], h, audio.join_bytes(*last), x_LxRxH, uniform, temperatures,
-        context_LxRxC)
-    return (jnp.where(failed, jnp.nan, h), *audio.split_bytes(pcm_RxL[:, -1])), pcm_RxL.T
+    uniform = jnp.where(live_LxZ[:, None], uniform_Lx2xZ, -1)
+    pcm_ZxL, h, failed, _ = self._launch(
+        params, params['kernel'], h, audio.join_bytes(*last), x_LxZxH, uniform, temperatures,
+        context_LxZxC)
+    return (jnp.where(failed, jnp.nan, h), *audio.split_bytes(pcm_ZxL[:, -1])), pcm_ZxL.T
 
-  def _launch(self, params, weights, h_RxH, pcm_R, x_LxRxH, uniform_Lx2xR, temperatures,
-              context_LxRxC=None, forced_RxL=None):
-    """Samples RxL of all rows, the state, whether it failed, and with `forced_RxL` the logits."""
-    rows, config, multiple = len(h_RxH), self.model.config, self._chip.multiple
-    gates = operands_lib.pad_halves(jnp.concatenate(x_LxRxH, axis=-1), multiple, 3)
+  def _launch(self, params, weights, h_ZxH, pcm_Z, x_LxZxH, uniform_Lx2xZ, temperatures,
+              context_LxZxC=None, forced_ZxL=None):
+    """Samples ZxL of all rows, the state, whether it failed, and with `forced_ZxL` the logits."""
+    rows, config, multiple = len(h_ZxH), self.model.config, self._chip.multiple
+    gates = operands_lib.pad_halves(jnp.concatenate(x_LxZxH, axis=-1), multiple, 3)
     gates = jnp.pad(gates, ((0, 2), (0, 0), (0, 0)))  # frames around the last, of no weight
-    added = None if context_LxRxC is None else self._added(params, context_LxRxC)
-    h_RxH = operands_lib.pad_halves(h_RxH, multiple, 1)
+    added = None if context_LxZxC is None else self._added(params, context_LxZxC)
+    h_ZxH = operands_lib.pad_halves(h_ZxH, multiple, 1)
     made, count = [], self._chip.fit(rows)
     for first in range(0, rows, count):
       which = np.minimum(np.arange(first, first + count), rows - 1)  # filled up with copies
       made.append(self._chip.call(
-          rows, weights, gates[:, which], uniform_Lx2xR[:, :, which], h_RxH[which], pcm_R[which],
-          _ONE_SAMPLE, temperatures, None if forced_RxL is None else forced_RxL[which],
+          rows, weights, gates[:, which], uniform_Lx2xZ[:, :, which], h_ZxH[which], pcm_Z[which],
+          _ONE_SAMPLE, temperatures, None if forced_ZxL is None else forced_ZxL[which],
           None if added is None else added[:, which]))
     pcm, h = (jnp.concatenate([piece[i] for piece in made])[:rows] for i in (0, 1))
-    logits = None if forced_RxL is None else jnp.concatenate(
+    logits = None if forced_ZxL is None else jnp.concatenate(
         [piece[2] for piece in made], axis=1)[:, :rows]
     failed = jnp.any(jnp.stack([piece[3] for piece in made]))
     return pcm, operands_lib.crop_halves(h, config.units // 2), failed, logits
 
-  def _added(self, params, context_LxRxC):
-    """What the context adds to O_1 y_c, LxRxP padded."""
+  def _added(self, params, context_LxZxC):
+    """What the context adds to O_1 y_c, LxZxP padded."""
     kernel = params['outputs']['coarse']['hidden']['kernel'][self.model.config.units // 2:]
-    added = products.product(context_LxRxC, kernel.astype(self._chip.dtype))
+    added = products.product(context_LxZxC, kernel.astype(self._chip.dtype))
     return jnp.pad(added, ((0, 0), (0, 0), (0, -added.shape[-1] % self._chip.multiple)))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wavernn_jax import draw
+from wavernn_jax import draw, pruning
 from wavernn_jax.config import MelConfig
 from wavernn_jax.models import conditioning, hearing, wavernn
 
@@ -26,13 +26,13 @@ def round_up(n: int, multiple: int) -> int:
 class Operands:
   """Weights of a model, inputs first, in float32, gates in the order u, r, e.
 
-  K units of a half and P projection are padded; H = 2K, first the coarse half.
+  The units of each half, and P, are padded; the coarse half comes first.
 
   Attributes:
     recurrent: [H, 3H].
     previous: [2 or more, 3H], weights of what is heard, the gains multiplied in.
-    current: [3K], weights on the fine half of what is heard of the coarse byte, likewise.
-    hidden: [2, K, P], O_1 and O_3.
+    current: [3H/2], weights on the fine half of what is heard of the coarse byte, likewise.
+    hidden: [2, H/2, P], O_1 and O_3.
     hidden_bias: [2, P].
     output: [2, P, V], O_2 and O_4.
     output_bias: [2, V].
@@ -59,7 +59,7 @@ class Operands:
 class Filters(typing.NamedTuple):
   """What a kernel is given of a prediction (models/prediction.py), beside the weights.
 
-  Of F frames −1, 0, .., B lanes, D taps and R residuals that are heard:
+  Of F frames −1, 0, .., B streams, D taps and R residuals that are heard:
 
   taps: int32 [F, B, D];  shift: int32 [F, B].
   scale, level: float32 [F, B].
@@ -98,7 +98,7 @@ def build(params, multiple: int, taps: int = 0) -> Operands:
 
   Args:
     params: of models/wavernn.py or subscale.py.
-    multiple: of K and P.
+    multiple: that the units of a half, and P, are padded to.
     taps: of its prediction.
   """
   params = {name: jax.tree.map(lambda a: np.asarray(a, np.float32), params[name])
@@ -113,18 +113,25 @@ def build(params, multiple: int, taps: int = 0) -> Operands:
     widths = [(0, rows)] * (stacked.ndim == 3) + [(0, columns)]
     return np.pad(stacked, [(0, 0), *widths])
 
-  to_K = round_up(half, multiple) - half
+  to_half = round_up(half, multiple) - half
   gains = (hearing.Residuals if taps else hearing.Bytes).gains
   gates = np.concatenate([params['recurrent'][gate] for gate in 'ure'], axis=1)
   return Operands(
       recurrent=pad_halves(pad_halves(gates, multiple, 3).T, multiple, 1).T,
       previous=pad_halves(params['previous'] * gains[:-1, None], multiple, 3),
-      current=np.pad(params['coarse'] * gains[-1], [(0, 0), (0, to_K)]).ravel(),
-      hidden=outputs('hidden', 'kernel', to_K, to_P),
+      current=np.pad(params['coarse'] * gains[-1], [(0, 0), (0, to_half)]).ravel(),
+      hidden=outputs('hidden', 'kernel', to_half, to_P),
       hidden_bias=outputs('hidden', 'bias', 0, to_P),
       output=outputs('output', 'kernel', to_P, 0),
       output_bias=outputs('output', 'bias', 0, 0),
       taps=taps)
+
+
+def kept(params, masks, multiple: int, taps: int = 0) -> Operands | None:
+  """`build` of ones in the blocks that masks keep, and zeros; None if nothing is pruned."""
+  if not jax.tree.leaves(masks):
+    return None
+  return build(pruning.apply_masks(jax.tree.map(np.ones_like, params), masks), multiple, taps)
 
 
 def pad_halves(x, multiple: int, gates: int):

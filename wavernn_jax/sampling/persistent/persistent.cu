@@ -1,6 +1,6 @@
 // The persistent sampling kernel for NVIDIA GPUs (§2.1); cuda.py says why CUDA C++.
 //
-// A team of TEAM blocks, one on a multiprocessor, makes the samples of LANES
+// A team of TEAM blocks, one on a multiprocessor, makes the samples of STREAMS
 // utterances. Each member keeps some block rows (16 outputs) of every matrix in
 // shared memory for the whole launch. A sample is
 //
@@ -20,7 +20,7 @@
 // every member for the sample between, and a member sends that G only after
 // having read everything of the sample before: no unread slot is overwritten.
 //
-// Compiled for one model: HALF K and PROJECTION P (padded to 16), TEAM, LANES,
+// Compiled for one model: HALF K and PROJECTION P (padded to 16), TEAM, STREAMS,
 // THREADS, WEIGHTS (0 float32, 1 bfloat16, 2 int8), DENSE, ROWS, VALUES, INDICES,
 // PARTIALS (capacities of a member's memory, see cuda.py), SPINS; hearing.cuh has more.
 
@@ -37,7 +37,7 @@ constexpr u32 ALL = 0xffffffffu;
 
 enum Matrix { RECURRENT, HIDDEN_COARSE, OUTPUT_COARSE, HIDDEN_FINE, OUTPUT_FINE, MATRICES };
 
-struct Row { int begin; u16 count, index; float scale; };  // blocks of a local block row
+struct Row { int begin; u16 count, index; };  // blocks of a local block row
 
 // A member's share of the weights, as cuda.py packs it.
 struct Share {
@@ -49,32 +49,33 @@ struct Share {
 
 struct Memory {
   alignas(16) Share share;
-  alignas(16) float h[H * LANES];   // [unit][lane]
-  float a[P * LANES];               // relu of O1 or O3, [row][lane]
-  float partial[2][PARTIALS * BLOCK * LANES + 1];
-  float y[TEAM == 1 ? V * LANES : 1];
+  alignas(16) float h[H * STREAMS];   // [unit][stream]
+  float a[P * STREAMS];               // relu of O1 or O3, [row][stream]
+  float partial[2][PARTIALS * BLOCK * STREAMS + 1];
+  float y[TEAM == 1 ? V * STREAMS : 1];
   Tape tape;
 };
 
-// Slots of one parity: numbers of lane l stand together.
-struct Slots { u64 g[LANES * G], a[2][LANES * P], y[2][LANES * V]; };
+// Slots of one parity: numbers of stream l stand together.
+struct Slots { u64 g[STREAMS * G], a[2][STREAMS * P], y[2][STREAMS * V]; };
 
 struct Inputs {
   const u32* share;           // [TEAM][sizeof(Share) / 4]
+  const float* scales;        // of int8: [outputs of all matrices], else unused
   const float* previous;      // [HEARD][G]
   const float* current;       // [3][HALF]
   const float* hidden_bias;   // [2][P]
   const float* output_bias;   // [2][V]
-  const float* gates;         // [frames + 2][lanes][G]
+  const float* gates;         // [frames + 2][streams][G]
   const int* left;            // [hop]
   const float* pairs;         // [hop][2]
-  const float* uniform;       // [samples][2][lanes]; negative: the state stays, silence
-  const float* h;             // [lanes][H]
-  const int* pcm;             // [lanes][TAPS or 1], of −32768..32767
+  const float* uniform;       // [samples][2][streams]; negative: the state stays, silence
+  const float* h;             // [streams][H]
+  const int* pcm;             // [streams][TAPS or 1], of −32768..32767
   const float* temperatures;  // [2]
-  const int* forced;          // [lanes][samples], or unused
-  const float* added;         // [samples][lanes][P], to O1 y_c, or unused
-  const int* sizes;           // frames, hop, forced, lanes, added
+  const int* forced;          // [streams][samples], or unused
+  const float* added;         // [samples][streams][P], to O1 y_c, or unused
+  const int* sizes;           // frames, hop, forced, streams, added
   Filters filters;
 };
 
@@ -138,24 +139,24 @@ __device__ __forceinline__ void unpack(const unsigned char* values, int block, i
 }
 
 // One warp: blocks begin..end of a row times x. Thread 4k + q multiplies rows 4q..4q+3 of every
-// eighth block; afterwards it holds the sum of row `4q + (lane >> 4 & 1) * 2 + (lane >> 3 & 1)`.
+// eighth block; afterwards it holds the sum of row `4q + (thread >> 4 & 1) * 2 + (thread >> 3 & 1)`.
 __device__ __forceinline__ void row_product(const Share& share, const Row& row, int begin, int end,
-                                            const float* x, float (&sums)[LANES]) {
+                                            const float* x, float (&sums)[STREAMS]) {
   const int thread = threadIdx.x % 32, q = thread % 4;
-  float acc[4][LANES] = {};
+  float acc[4][STREAMS] = {};
 #pragma unroll 4
   for (int i = begin + thread / 4; i < end; i += 8) {
     float w[4];
     unpack(share.values, i, q, w);
-    const float* column = x + (DENSE ? i - row.begin : share.indices[DENSE ? 0 : i]) * LANES;
+    const float* column = x + (DENSE ? i - row.begin : share.indices[DENSE ? 0 : i]) * STREAMS;
 #pragma unroll
-    for (int l = 0; l < LANES; l++)
+    for (int l = 0; l < STREAMS; l++)
 #pragma unroll
       for (int r = 0; r < 4; r++) acc[r][l] += w[r] * column[l];
   }
   const bool upper = thread & 16, odd = thread & 8;
 #pragma unroll
-  for (int l = 0; l < LANES; l++) {
+  for (int l = 0; l < STREAMS; l++) {
     float a = upper ? acc[2][l] : acc[0][l], b = upper ? acc[3][l] : acc[1][l];
     a += __shfl_xor_sync(ALL, upper ? acc[0][l] : acc[2][l], 16);
     b += __shfl_xor_sync(ALL, upper ? acc[1][l] : acc[3][l], 16);
@@ -165,10 +166,18 @@ __device__ __forceinline__ void row_product(const Share& share, const Row& row, 
   }
 }
 
-// This member's rows of a matrix times x; emit(row, lane, value) for each. Fewer rows than warps
-// are cut along the columns and summed through shared memory.
+// Outputs of the matrices before one, in the order of `Matrix`.
+__device__ __forceinline__ int outputs_before(Matrix matrix) {
+  return matrix == RECURRENT ? 0 : G + (matrix - 1) / 2 * (P + V) + (matrix - 1) % 2 * P;
+}
+
+// This member's rows of a matrix times x; emit(row, stream, value) for each. Fewer rows than warps
+// are cut along the columns and summed through shared memory. The scales of int8 are read from
+// the L1 cache: with them in shared memory, a sparse model of 1024 units would need more than one
+// multiprocessor has. They are asked for before the product that they are multiplied with.
 template <class Emit>
-__device__ __forceinline__ void product(Memory& m, Matrix matrix, const float* x, Emit emit) {
+__device__ __forceinline__ void product(Memory& m, const float* scales, Matrix matrix,
+                                        const float* x, Emit emit) {
   const Share& share = m.share;
   const int first = share.first[matrix], rows = share.first[matrix + 1] - first;
   if (rows == 0) return;
@@ -176,29 +185,35 @@ __device__ __forceinline__ void product(Memory& m, Matrix matrix, const float* x
   const int warp = threadIdx.x / 32, thread = threadIdx.x % 32;
   const int within = thread % 4 * 4 + (thread >> 4 & 1) * 2 + (thread >> 3 & 1);
   float* partial = m.partial[matrix == RECURRENT];
+  const auto scale = [&](int output) {
+    return WEIGHTS == 2 ? scales[outputs_before(matrix) + output] : 1.0f;
+  };
   for (int task = warp; task < rows * parts; task += WARPS) {
     const Row& row = share.rows[first + task / parts];
     const int eighths = (row.count + 7) / 8, part = task % parts;
     const int begin = row.begin + eighths * part / parts * 8;
     const int end = row.begin + min(row.count, eighths * (part + 1) / parts * 8);
-    float sums[LANES];
+    const int output = row.index * BLOCK + within;
+    const float factor = parts == 1 ? scale(output) : 1.0f;
+    float sums[STREAMS];
     row_product(share, row, begin, end, x, sums);
     if (thread & 4) continue;  // the other copy of the same sums
 #pragma unroll
-    for (int l = 0; l < LANES; l++) {
-      if (parts == 1) emit(row.index * BLOCK + within, l, sums[l] * row.scale);
-      else partial[(task * BLOCK + within) * LANES + l] = sums[l];
+    for (int l = 0; l < STREAMS; l++) {
+      if (parts == 1) emit(output, l, sums[l] * factor);
+      else partial[(task * BLOCK + within) * STREAMS + l] = sums[l];
     }
   }
   if (parts == 1) return;
   __syncthreads();
-  for (int i = threadIdx.x; i < rows * BLOCK * LANES; i += THREADS) {
+  for (int i = threadIdx.x; i < rows * BLOCK * STREAMS; i += THREADS) {
     const int l = i / (rows * BLOCK), r = i % (rows * BLOCK);
-    const Row& row = share.rows[first + r / BLOCK];
+    const int output = share.rows[first + r / BLOCK].index * BLOCK + r % BLOCK;
+    const float factor = scale(output);
     float sum = 0;
     for (int part = 0; part < parts; part++)
-      sum += partial[((r / BLOCK * parts + part) * BLOCK + r % BLOCK) * LANES + l];
-    emit(row.index * BLOCK + r % BLOCK, l, sum * row.scale);
+      sum += partial[((r / BLOCK * parts + part) * BLOCK + r % BLOCK) * STREAMS + l];
+    emit(output, l, sum * factor);
   }
 }
 
@@ -237,9 +252,9 @@ __device__ __forceinline__ int position(int value) { return value % 8 * 32 + val
 extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
     const Inputs in, int* pcm, float* h_last, float* logits_out, u32* failed, u64* exchange) {
   Memory& m = *reinterpret_cast<Memory*>(shared_memory);
-  const int member = blockIdx.x % TEAM, lane0 = blockIdx.x / TEAM * LANES;
+  const int member = blockIdx.x % TEAM, stream0 = blockIdx.x / TEAM * STREAMS;
   const int self = threadIdx.x, warp = self / 32, thread = self % 32;
-  const int frames = in.sizes[0], hop = in.sizes[1], forced = in.sizes[2], lanes = in.sizes[3];
+  const int frames = in.sizes[0], hop = in.sizes[1], forced = in.sizes[2], streams = in.sizes[3];
   const int samples = frames * hop, added = in.sizes[4];
   Slots* const team = reinterpret_cast<Slots*>(exchange) + blockIdx.x / TEAM * 2;
   bool lost = false;
@@ -247,9 +262,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
   const uint4* source = reinterpret_cast<const uint4*>(in.share) + member * (sizeof(Share) / 16);
   for (int i = self; i < (int)(sizeof(Share) / 16); i += THREADS)
     reinterpret_cast<uint4*>(&m.share)[i] = source[i];
-  for (int i = self; i < H * LANES; i += THREADS)
-    m.h[i] = in.h[(lane0 + i % LANES) * H + i / LANES];
-  load_tape(m.tape, in.filters, in.pcm, lane0);
+  for (int i = self; i < H * STREAMS; i += THREADS)
+    m.h[i] = in.h[(stream0 + i % STREAMS) * H + i / STREAMS];
+  load_tape(m.tape, in.filters, in.pcm, stream0);
   float previous[2][UNITS][HEARD][3], current[UNITS][3];  // weights on own units of what is heard
 #pragma unroll
   for (int u = 0; u < UNITS; u++)
@@ -263,13 +278,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
     }
   __syncthreads();
   if (TAPS)
-    for (int l = warp; l < LANES; l += WARPS)
-      predict_first(m.tape, l, filter(in.filters, in.filters.nearest[0], lanes, lane0 + l));
+    for (int l = warp; l < STREAMS; l += WARPS)
+      predict_first(m.tape, l, filter(in.filters, in.filters.nearest[0], streams, stream0 + l));
   __syncthreads();
 
   const auto recurrent = [&](int sample) {
     Slots& slots = team[sample % 2];
-    product(m, RECURRENT, m.h, [&](int row, int l, float value) {
+    product(m, in.scales, RECURRENT, m.h, [&](int row, int l, float value) {
       send(slots.g + l * G + row, value, sample + 1);
     });
   };
@@ -279,12 +294,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
   for (int t = 0, frame = 0, n = 0, newest = 0; t < samples; t++) {  // newest: t mod TAPS
     Slots& slots = team[t % 2];
     const u32 mark = t + 1;
-    const float* around = in.gates + (frame + in.left[n]) * (lanes * G);
+    const float* around = in.gates + (frame + in.left[n]) * (streams * G);
     const float near = in.pairs[2 * n], far = in.pairs[2 * n + 1];
     const int ended = n + 1 == hop, oldest = newest + 1 < TAPS ? newest + 1 : 0;
-    bool live[LANES];
+    bool live[STREAMS];
 #pragma unroll
-    for (int l = 0; l < LANES; l++) live[l] = in.uniform[t * 2 * lanes + lane0 + l] >= 0;
+    for (int l = 0; l < STREAMS; l++) live[l] = in.uniform[t * 2 * streams + stream0 + l] >= 0;
 #pragma unroll
     for (int side = 0; side < 2; side++) {
       // Gates of own units of this half.
@@ -293,13 +308,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
         const int unit = self + u * THREADS;
         if (unit < HALF) {
 #pragma unroll
-          for (int l = 0; l < LANES; l++) {
-            const float* at = around + (lane0 + l) * G + side * HALF + unit;
+          for (int l = 0; l < STREAMS; l++) {
+            const float* at = around + (stream0 + l) * G + side * HALF + unit;
             float before[3], after[3], g[3], x[3];
 #pragma unroll
             for (int gate = 0; gate < 3; gate++) {
               before[gate] = at[gate * H];
-              after[gate] = at[(lanes * 3 + gate) * H];
+              after[gate] = at[(streams * 3 + gate) * H];
             }
             receive(g, slots.g + l * G + side * HALF + unit, H, G, mark, lost, failed);
 #pragma unroll
@@ -307,12 +322,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
               x[gate] = near * before[gate] + far * after[gate];
 #pragma unroll
               for (int k = 0; k < HEARD; k++)
-                x[gate] += m.tape.heard[k * LANES + l] * previous[side][u][k][gate];
+                x[gate] += m.tape.heard[k * STREAMS + l] * previous[side][u][k][gate];
               if (side) x[gate] += m.tape.current[l] * current[u][gate];
             }
             const float update = sigmoid(g[0] + x[0]), reset = sigmoid(g[1] + x[1]);
             const float candidate = tangent(reset * g[2] + x[2]);
-            float& h = m.h[(side * HALF + unit) * LANES + l];
+            float& h = m.h[(side * HALF + unit) * STREAMS + l];
             if (live[l]) h = update * h + (1 - update) * candidate;
           }
         }
@@ -320,41 +335,42 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
       __syncthreads();
 
       // The hidden layer; after the fine half also G of the next sample.
-      product(m, side ? HIDDEN_FINE : HIDDEN_COARSE, m.h + side * HALF * LANES,
+      product(m, in.scales, side ? HIDDEN_FINE : HIDDEN_COARSE, m.h + side * HALF * STREAMS,
               [&](int row, int l, float value) {
-                if (added && !side) value += in.added[(t * lanes + lane0 + l) * P + row];
+                if (added && !side) value += in.added[(t * streams + stream0 + l) * P + row];
                 value = fmaxf(value + in.hidden_bias[side * P + row], 0);
-                if (TEAM == 1) m.a[row * LANES + l] = value;
+                if (TEAM == 1) m.a[row * STREAMS + l] = value;
                 else send(slots.a[side] + l * P + row, value, mark);
               });
       if (side) recurrent(t + 1);
       if (TEAM > 1) {
-        constexpr int COUNT = (P * LANES + THREADS - 1) / THREADS;
+        constexpr int COUNT = (P * STREAMS + THREADS - 1) / THREADS;
         float a[COUNT];
-        receive(a, slots.a[side] + self, THREADS, P * LANES - self, mark, lost, failed);
+        receive(a, slots.a[side] + self, THREADS, P * STREAMS - self, mark, lost, failed);
 #pragma unroll
         for (int i = 0; i < COUNT; i++) {
           const int slot = self + i * THREADS;
-          if (slot < P * LANES) m.a[slot % P * LANES + slot / P] = a[i];
+          if (slot < P * STREAMS) m.a[slot % P * STREAMS + slot / P] = a[i];
         }
       }
       __syncthreads();
 
       // The output layer, and the draw.
-      product(m, side ? OUTPUT_FINE : OUTPUT_COARSE, m.a, [&](int row, int l, float value) {
+      const Matrix output_layer = side ? OUTPUT_FINE : OUTPUT_COARSE;
+      product(m, in.scales, output_layer, m.a, [&](int row, int l, float value) {
         value += in.output_bias[side * V + row];
         if (TEAM == 1) m.y[l * V + position(row)] = value;
         else send(slots.y[side] + l * V + position(row), value, mark);
       });
       if (TEAM == 1) __syncthreads();
-      for (int l = warp; l < LANES; l += WARPS) {
-        const int lane = lane0 + l;
+      for (int l = warp; l < STREAMS; l += WARPS) {
+        const int stream = stream0 + l;
         Filter own{}, next{};
         int partial = 0;
-        if (TAPS) own = filter(in.filters, frame + in.filters.nearest[n], lanes, lane);
+        if (TAPS) own = filter(in.filters, frame + in.filters.nearest[n], streams, stream);
         if (TAPS && side) {
-          next = filter(in.filters, frame + ended + in.filters.nearest[ended ? 0 : n + 1], lanes,
-                        lane);
+          next = filter(in.filters, frame + ended + in.filters.nearest[ended ? 0 : n + 1], streams,
+                        stream);
           partial = partial_sum(m.tape.known + l * TAPS, next.taps, oldest);
         }
         float y[8];
@@ -363,20 +379,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
         else
           receive(y, slots.y[side] + l * V + thread, 32, V, mark, lost, failed);
         if (TAPS) add_prior(y, thread * 8, side, m.tape.coarse[l], own.slope);
-        const float uniform = in.uniform[(t * 2 + side) * lanes + lane];
-        const int* given = forced ? in.forced + lane * samples + t : nullptr;
+        const float uniform = in.uniform[(t * 2 + side) * streams + stream];
+        const int* given = forced ? in.forced + stream * samples + t : nullptr;
         int byte = draw(y, uniform, in.temperatures[side]);
         if (forced) {
           const int value = coded(m.tape, l, *given);
           byte = side ? value & 255 : value >> 8;
           if (member == 0)
             for (int j = 0; j < 8; j++)
-              logits_out[((t * lanes + lane) * 2 + side) * V + thread * 8 + j] = y[j];
+              logits_out[((t * streams + stream) * 2 + side) * V + thread * 8 + j] = y[j];
         }
         if (uniform < 0) byte = side ? 0 : V / 2;
         if (side) {
           const int sample = hear_sample(m.tape, l, byte, given, own, next, partial, newest);
-          if (thread == 0 && member == 0) pcm[lane * samples + t] = sample;
+          if (thread == 0 && member == 0) pcm[stream * samples + t] = sample;
         } else if (thread == 0) {
           hear_coarse(m.tape, l, byte, own.scale);
         }
@@ -388,6 +404,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
     newest = oldest;
   }
   if (member == 0)
-    for (int i = self; i < H * LANES; i += THREADS)
-      h_last[(lane0 + i % LANES) * H + i / LANES] = m.h[i];
+    for (int i = self; i < H * STREAMS; i += THREADS)
+      h_last[(stream0 + i % STREAMS) * H + i / STREAMS] = m.h[i];
 }

@@ -3,7 +3,7 @@
 The grid runs over frames, in order; a step of it makes the samples of a frame
 in one `fori_loop`. The weights have the same block at every step, so they are
 copied into VMEM once; state stays in VMEM from step to step. Every array is
-two-dimensional, lanes B in sublanes; a lane's number is a column [B, 1].
+two-dimensional, a row for each stream; a number of each stream is a column [B, 1].
 
 Constraints of the chip that shape the code: no gathers, so a uniform number
 is picked from its row of a frame by a mask; no cumulative sum, so that of the
@@ -11,6 +11,8 @@ draw is a product with a triangular matrix.
 """
 
 import functools
+import itertools
+import types
 
 import jax
 from jax import lax
@@ -22,7 +24,8 @@ from wavernn_jax.likelihood import BYTE_VALUES
 from wavernn_jax.models import cell
 from wavernn_jax.sampling.persistent import operands as operands_lib, tpu_hearing
 
-LANES, SUBLANES = tpu_hearing.LANES, 8
+# Numbers of a register: along the last axis, and along the one before.
+WIDTH, HEIGHT = tpu_hearing.WIDTH, 8
 _VMEM = 100 * 2**20  # bytes; libtpu's compiler accepts it for v5e, v5p and v6e
 _VMEM_USABLE = 88 * 2**20
 
@@ -30,10 +33,10 @@ _VMEM_USABLE = 88 * 2**20
 def sample(weights: operands_lib.Operands, gates_FxBxG, uniform_Tx2xB, h_BxH, pcm_B,
            positions, temperatures, forced_BxT=None, added_TxBxP=None, filters=None,
            interpret: bool = False):
-  """Draws F − 2 frames of samples of each lane in one kernel.
+  """Draws F − 2 frames of samples of each stream in one kernel.
 
   Args:
-    weights: padded to `LANES`; the type of `recurrent`, `hidden` and `output` is
+    weights: padded to `WIDTH`; the type of `recurrent`, `hidden` and `output` is
       that of the products.
     gates_FxBxG: gate inputs of the frames −1, 0, ..; whoever has them at another
       rate gives frames of another length.
@@ -52,62 +55,68 @@ def sample(weights: operands_lib.Operands, gates_FxBxG, uniform_Tx2xB, h_BxH, pc
     int16 BxT, h_BxH after the last, and with `forced_BxT` the logits TxBx2xV.
   """
   left, pairs = positions
-  frames, hop = gates_FxBxG.shape[0] - 2, len(left)
-  batch, lanes = len(h_BxH), operands_lib.round_up(len(h_BxH), SUBLANES)
-  width = operands_lib.round_up(hop, LANES)
-
-  def by_frame(x_TxB, dtype):
-    """[frames, lanes, width]: a frame's samples along the lanes of the chip."""
-    x = x_TxB.astype(dtype).reshape(frames, hop, batch).transpose(0, 2, 1)
-    return jnp.pad(x, ((0, 0), (0, lanes - batch), (0, width - hop)))
-
-  def by_lane(x, axis):
-    widths = [(0, 0)] * x.ndim
-    widths[axis] = (0, lanes - batch)
-    return jnp.pad(x, widths)
-
-  heard = (tpu_hearing.Bytes(pcm_B, lanes) if filters is None
-           else tpu_hearing.Residuals(filters, lanes))
+  frames, hop, batch = gates_FxBxG.shape[0] - 2, len(left), len(h_BxH)
+  rows = operands_lib.round_up(batch, HEIGHT)
+  heard = (tpu_hearing.Bytes(pcm_B, rows) if filters is None
+           else tpu_hearing.Residuals(filters, rows))
   near = jnp.zeros(hop, jnp.int32) if filters is None else jnp.asarray(filters.nearest)
-  streams = [by_frame(uniform_Tx2xB[:, i], jnp.float32) for i in (0, 1)]
+  by_frame = functools.partial(_by_frame, hop=hop, rows=rows)
+  series = [by_frame(uniform_Tx2xB[:, i]) for i in (0, 1)]
   if forced_BxT is not None:
-    streams.append(by_frame(forced_BxT.T, jnp.float32))
+    series.append(by_frame(forced_BxT.T))
   if added_TxBxP is not None:
-    streams.append(by_lane(added_TxBxP, 1).reshape(frames, hop, lanes, -1))
-  gates = by_lane(gates_FxBxG, 1)
-  triangle = jnp.triu(jnp.ones((BYTE_VALUES, BYTE_VALUES), jnp.float32))
+    series.append(_pad(added_TxBxP, 1, rows).reshape(frames, hop, rows, -1))
+  around = [x for x in (_pad(gates_FxBxG, 1, rows), *heard.frames) for _ in range(3)]
   constants = (weights.recurrent, weights.previous, weights.current[None],
                *weights.hidden, weights.hidden_bias, *weights.output, weights.output_bias,
-               triangle, by_lane(h_BxH, 0), *heard.constants, *heard.tape)
+               jnp.triu(jnp.ones((BYTE_VALUES, BYTE_VALUES), jnp.float32)),
+               _pad(h_BxH, 0, rows), *heard.constants, *heard.tape)
 
   call = pl.pallas_call(
       functools.partial(_kernel, hop=hop, forced=forced_BxT is not None,
                         added=added_TxBxP is not None, heard=heard),
       grid=(frames,),
-      in_specs=[*[_scalars()] * 4,
-                *[_frame(x, offset) for x in (gates, *heard.frames) for offset in range(3)],
-                *[_frame(x) for x in streams], *[_constant(x) for x in constants]],
-      **_results(frames, lanes, width, h_BxH.shape[1], hop, forced_BxT is not None, heard.tape),
+      in_specs=[*[_scalars()] * 4, *[_frame(x, i % 3) for i, x in enumerate(around)],
+                *[_frame(x) for x in series], *[_constant(x) for x in constants]],
+      **_results(frames, rows, series[0].shape[-1], h_BxH.shape[1], hop,
+                 forced_BxT is not None, heard.tape),
       compiler_params=pltpu.CompilerParams(
           dimension_semantics=('arbitrary',), vmem_limit_bytes=_VMEM),
       interpret=interpret)
   pcm, h, *logits = call(jnp.asarray(temperatures, jnp.float32), jnp.asarray(left),
-                         jnp.asarray(pairs).reshape(-1), near,
-                         *[x for x in (gates, *heard.frames) for _ in range(3)], *streams,
-                         *constants)
+                         jnp.asarray(pairs).reshape(-1), near, *around, *series, *constants)
+  return _unpadded(pcm, h, logits, batch, hop)
+
+
+def _by_frame(x_TxB, hop: int, rows: int):
+  """[frames, rows, width]: a frame's samples along the last axis."""
+  x = x_TxB.astype(jnp.float32).reshape(-1, hop, x_TxB.shape[1]).transpose(0, 2, 1)
+  return jnp.pad(x, ((0, 0), (0, rows - x.shape[1]), (0, -hop % WIDTH)))
+
+
+def _pad(x, axis: int, size: int):
+  """An array with zeros behind, up to a size of one axis."""
+  widths = [(0, 0)] * x.ndim
+  widths[axis] = (0, size - x.shape[axis])
+  return jnp.pad(x, widths)
+
+
+def _unpadded(pcm, h, logits, batch: int, hop: int):
+  """The results of `sample` from those of the kernel."""
   pcm_BxT = pcm[:, :batch, :hop].transpose(1, 0, 2).reshape(batch, -1).astype(jnp.int16)
   if not logits:
     return pcm_BxT, h[:batch]
-  return pcm_BxT, h[:batch], logits[0].reshape(-1, 2, lanes, BYTE_VALUES).swapaxes(1, 2)[:, :batch]
+  logits_Tx2xRxV = logits[0].reshape(-1, *logits[0].shape[2:])
+  return pcm_BxT, h[:batch], logits_Tx2xRxV.swapaxes(1, 2)[:, :batch]
 
 
 def fits(half: int, projection: int, itemsize: int, batch: int, hop: int, taps: int = 0) -> bool:
   """Whether weights and buffers of padded sizes stay in VMEM."""
-  lanes, width = operands_lib.round_up(batch, SUBLANES), operands_lib.round_up(hop, LANES)
+  rows, width = operands_lib.round_up(batch, HEIGHT), operands_lib.round_up(hop, WIDTH)
   weights = 12 * half**2 + 2 * half * projection + 2 * projection * BYTE_VALUES
-  buffers = lanes * (3 * 2 * 6 * half + 6 * width + 16 * half) + 12 * half * SUBLANES
+  buffers = rows * (3 * 2 * 6 * half + 6 * width + 16 * half) + 12 * half * HEIGHT
   if taps:  # three frames' filters, twice, and what is carried
-    buffers += lanes * (9 * operands_lib.round_up(taps, LANES) + 12 * LANES)
+    buffers += rows * (9 * operands_lib.round_up(taps, WIDTH) + 12 * WIDTH)
   # Blocks are double-buffered, also those that never change.
   return 2 * weights * itemsize + 4 * (buffers + 2 * BYTE_VALUES**2) <= _VMEM_USABLE
 
@@ -125,87 +134,101 @@ def _constant(x):
   return pl.BlockSpec(x.shape, lambda i: (0,) * x.ndim)
 
 
-def _results(frames, lanes, width, units, hop, forced, tape):
-  shapes = [jax.ShapeDtypeStruct((frames, lanes, width), jnp.int32),
-            jax.ShapeDtypeStruct((lanes, units), jnp.float32)]
+def _results(frames, rows, width, units, hop, forced, tape):
+  shapes = [jax.ShapeDtypeStruct((frames, rows, width), jnp.int32),
+            jax.ShapeDtypeStruct((rows, units), jnp.float32)]
   specs = [_frame(shapes[0]), _constant(shapes[1])]
   if forced:
-    shapes.append(jax.ShapeDtypeStruct((frames, hop, 2, lanes, BYTE_VALUES), jnp.float32))
+    shapes.append(jax.ShapeDtypeStruct((frames, hop, 2, rows, BYTE_VALUES), jnp.float32))
     specs.append(_frame(shapes[2]))
   return {'out_shape': shapes, 'out_specs': specs, 'scratch_shapes': [
-      pltpu.VMEM((lanes, units), jnp.float32), *tpu_hearing.scratch(tape)]}
+      pltpu.VMEM((rows, units), jnp.float32), *tpu_hearing.scratch(tape)]}
 
 
 def _kernel(temperatures, left, pairs, near, *refs, hop, forced, added, heard):
   """One frame; the order of `refs` is that of `sample`."""
-  refs = list(refs)
-
-  def take(count):
-    taken, refs[:count] = refs[:count], []
-    return taken
-
-  (before, here, after), *filters = [take(3) for _ in (None, *heard.frames)]
-  streams = take(2 + forced + added)
-  (recurrent, previous, current, hidden_c, hidden_f, hidden_bias, output_c, output_f,
-   output_bias, triangle, h_first) = take(11)
-  constants, tape_first = take(len(heard.constants)), take(len(heard.tape))
-  pcm_out, h_out = take(2)
-  logits_out, (h_kept, *tape_kept) = take(forced), refs
-  half = hidden_c.shape[0]
-  hidden, output = (hidden_c, hidden_f), (output_c, output_f)
+  at = _named(refs, forced, added, heard)
 
   @pl.when(pl.program_id(0) == 0)
   def _():
-    h_kept[...] = h_first[...]
-    tpu_hearing.keep(tape_kept, [first[...] for first in tape_first])
+    at.h_kept[...] = at.h_first[...]
+    tpu_hearing.keep(at.tape_kept, [first[...] for first in at.tape_first])
 
-  column = lax.broadcasted_iota(jnp.int32, pcm_out.shape[1:], 1)
-
-  def step(t, carry):
-    h_coarse, h_fine, tape, made = carry
-    chosen = column == t
-    uniform = [_pick(stream[0], chosen) for stream in streams[:2]]
-    live = uniform[0] >= 0
-    x = _gate_inputs(t, left, pairs, before, here, after)
-    g = (_product(h_coarse, recurrent[:half]) + _product(h_fine, recurrent[half:]))
-    inputs, known = heard.before([tpu_hearing.nearest(near[t], three) for three in filters],
-                                 constants, tape)
-    for k, value in enumerate(inputs):
-      x = x + value * previous[k:k + 1]
-    given = _pick(streams[2][0], chosen) + 32768 if forced else None
-
-    def units(i, h, x):
-      u, _, e, _ = cell.gates(_half(g, i), jnp.split(x, 3, axis=1))
-      return jnp.where(live, cell.blend(h, u, e), h)
-
-    def byte(i, y, coarse=None):
-      relu = _product(y, hidden[i][...]) + hidden_bias[i:i + 1]
-      if added and i == 0:
-        relu = relu + streams[-1][0, t]
-      relu = jnp.maximum(relu, 0)
-      logits = (_product(relu, output[i][...]) + output_bias[i:i + 1]
-                + heard.prior(i, coarse, known))
-      if forced:
-        logits_out[0][0, t, i] = logits
-        drawn = _byte(i, heard.coded(given, known))
-      else:
-        drawn = _draw(logits, uniform[i], temperatures[i], triangle[...])
-      return jnp.where(live, drawn, 0 if i else BYTE_VALUES // 2)
-
-    h_coarse = units(0, h_coarse, _half(x, 0))
-    coarse = byte(0, h_coarse)
-    h_fine = units(1, h_fine, _half(x, 1) + heard.current(coarse, known) * current[...])
-    fine = byte(1, h_fine, coarse)
-    value, tape = heard.after(coarse, fine, given, tape, known)
-    return h_coarse, h_fine, tape, jnp.where(chosen, value, made)
-
-  carry = (h_kept[:, :half], h_kept[:, half:], tpu_hearing.recall(tape_kept, heard.tape),
-           jnp.zeros(pcm_out.shape[1:], jnp.float32))
+  half, shape = at.hidden[0].shape[0], at.pcm.shape[1:]
+  carry = (at.h_kept[:, :half], at.h_kept[:, half:], tpu_hearing.recall(at.tape_kept, heard.tape),
+           jnp.zeros(shape, jnp.float32))
+  column = lax.broadcasted_iota(jnp.int32, shape, 1)
+  step = functools.partial(_step, at, (temperatures, left, pairs, near), heard, column)
   h_coarse, h_fine, tape, made = lax.fori_loop(0, hop, step, carry)
-  h_kept[:, :half], h_kept[:, half:] = h_coarse, h_fine
-  tpu_hearing.keep(tape_kept, tape)
-  h_out[...] = h_kept[...]
-  pcm_out[0] = made.astype(jnp.int32) - 32768
+  at.h_kept[:, :half], at.h_kept[:, half:] = h_coarse, h_fine
+  tpu_hearing.keep(at.tape_kept, tape)
+  at.h[...] = at.h_kept[...]
+  at.pcm[0] = made.astype(jnp.int32) - 32768
+
+
+def _named(refs, forced: bool, added: bool, heard) -> types.SimpleNamespace:
+  """The references of a frame by name; those of two bytes, or of three frames, are lists."""
+  refs = iter(refs)
+
+  def take(count):
+    return list(itertools.islice(refs, count))
+
+  at = types.SimpleNamespace()
+  at.gates, *at.filters = [take(3) for _ in (None, *heard.frames)]
+  at.uniform, at.forced, at.added = take(2), take(forced), take(added)
+  at.recurrent, at.previous, at.current = take(3)
+  at.hidden, at.hidden_bias = take(2), next(refs)
+  at.output, at.output_bias = take(2), next(refs)
+  at.triangle, at.h_first = take(2)
+  at.constants, at.tape_first = take(len(heard.constants)), take(len(heard.tape))
+  at.pcm, at.h = take(2)
+  at.logits = take(forced)
+  at.h_kept, *at.tape_kept = refs
+  return at
+
+
+def _step(at, scalars, heard, column, t, carry):
+  """One sample: the body of the loop over a frame."""
+  temperatures, left, pairs, near = scalars
+  h_coarse, h_fine, tape, made = carry
+  half, chosen = at.hidden[0].shape[0], column == t
+  uniform = [_pick(one[0], chosen) for one in at.uniform]
+  live = uniform[0] >= 0
+  x = _gate_inputs(t, left, pairs, *at.gates)
+  g = _product(h_coarse, at.recurrent[:half]) + _product(h_fine, at.recurrent[half:])
+  inputs, known = heard.before([tpu_hearing.nearest(near[t], three) for three in at.filters],
+                               at.constants, tape)
+  for k, value in enumerate(inputs):
+    x = x + value * at.previous[k:k + 1]
+  given = _pick(at.forced[0][0], chosen) + 32768 if at.forced else None
+
+  def units(i, h, x):
+    u, _, e, _ = cell.gates(_half(g, i), jnp.split(x, 3, axis=1))
+    return jnp.where(live, cell.blend(h, u, e), h)
+
+  def byte(i, y, prior):
+    logits = _logits(at, i, y, t) + prior
+    if at.forced:
+      at.logits[0][0, t, i] = logits
+      drawn = _byte(i, heard.coded(given, known))
+    else:
+      drawn = _draw(logits, uniform[i], temperatures[i], at.triangle[...])
+    return jnp.where(live, drawn, 0 if i else BYTE_VALUES // 2)
+
+  h_coarse = units(0, h_coarse, _half(x, 0))
+  coarse = byte(0, h_coarse, heard.prior(0, None, known))
+  h_fine = units(1, h_fine, _half(x, 1) + heard.current(coarse, known) * at.current[...])
+  fine = byte(1, h_fine, heard.prior(1, coarse, known))
+  value, tape = heard.after(coarse, fine, given, tape, known)
+  return h_coarse, h_fine, tape, jnp.where(chosen, value, made)
+
+
+def _logits(at, i, y_BxN, t):
+  """Those of the coarse (0) or the fine (1) byte."""
+  hidden = _product(y_BxN, at.hidden[i][...]) + at.hidden_bias[i:i + 1]
+  if at.added and i == 0:
+    hidden = hidden + at.added[0][0, t]
+  return _product(jnp.maximum(hidden, 0), at.output[i][...]) + at.output_bias[i:i + 1]
 
 
 def _gate_inputs(t, left, pairs, before, here, after):
@@ -216,7 +239,7 @@ def _gate_inputs(t, left, pairs, before, here, after):
 
 
 def _half(x_Bx3H, i):
-  """Gates of the coarse (0) or fine (1) units, Bx3K."""
+  """Gates of the coarse (0) or fine (1) units, Bx3H/2."""
   parts = jnp.split(x_Bx3H, 6, axis=1)
   return jnp.concatenate(parts[i::2], axis=1)
 

@@ -1,7 +1,7 @@
 """What a step of the kernel for TPUs hears, and of what its bytes are: models/hearing.py.
 
 The tape that is carried from step to step is a tuple of arrays [B, N], N = 1 for a number
-of each lane. Whole numbers stand in float32, but for the integer sum of a prediction.
+of each stream. Whole numbers stand in float32, but for the integer sum of a prediction.
 """
 
 from jax import lax
@@ -14,20 +14,20 @@ from wavernn_jax.likelihood import BYTE_VALUES
 from wavernn_jax.models import hearing, prediction
 from wavernn_jax.sampling.persistent import operands as operands_lib
 
-LANES = 128
+WIDTH = 128
 _FULL_SCALE = 32_768
 
 
 class Bytes:
   """The bytes of the last sample; the tape is what is heard of them."""
 
-  def __init__(self, pcm_B, lanes: int):
+  def __init__(self, pcm_B, rows: int):
     """Args:
       pcm_B: the last int16 samples.
-      lanes: B, padded.
+      rows: B, padded.
     """
     self.frames, self.constants = (), ()
-    self.tape = tuple(pad_rows(scale_byte(byte[:, None].astype(jnp.float32)), lanes)
+    self.tape = tuple(pad_rows(scale_byte(byte[:, None].astype(jnp.float32)), rows)
                       for byte in audio.split_bytes(pcm_B))
 
   def before(self, at, constants, tape):
@@ -59,25 +59,25 @@ class Bytes:
 class Residuals:
   """The last residuals over σ, and the last samples BxD, D padded, the latest last."""
 
-  def __init__(self, filters: operands_lib.Filters, lanes: int):
+  def __init__(self, filters: operands_lib.Filters, rows: int):
     """Args:
       filters: of the model.
-      lanes: B, padded.
+      rows: B, padded.
     """
     taps = filters.taps.shape[-1]
-    wide = operands_lib.round_up(taps, LANES) - taps
+    wide = operands_lib.round_up(taps, WIDTH) - taps
 
     def before(x):  # padding before the first tap: history moves that way
       return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(wide, 0)])
 
     numbers = jnp.stack([filters.shift.astype(jnp.float32), filters.scale, filters.level,
                          filters.slope], axis=-1)
-    numbers = jnp.pad(numbers, ((0, 0), (0, 0), (0, LANES - numbers.shape[-1])))
-    self.frames = pad_rows(before(filters.taps), lanes, 1), pad_rows(numbers, lanes, 1)
+    numbers = jnp.pad(numbers, ((0, 0), (0, 0), (0, WIDTH - numbers.shape[-1])))
+    self.frames = pad_rows(before(filters.taps), rows, 1), pad_rows(numbers, rows, 1)
     ramps = jnp.asarray(np.stack([hearing.COARSE_RAMP, hearing.FINE_RAMP]), jnp.float32)
     self.constants = (ramps,)
-    past = pad_rows(filters.past, lanes)
-    self.tape = (pad_rows(before(filters.pcm), lanes),
+    past = pad_rows(filters.past, rows)
+    self.tape = (pad_rows(before(filters.pcm), rows),
                  *jnp.split(past, hearing.RESIDUALS, axis=1))
 
   def before(self, at, constants, tape):
@@ -136,7 +136,7 @@ def pad_rows(x, rows: int, axis: int = 0):
 
 def scratch(tape) -> list:
   """Memory that keeps a tape from frame to frame."""
-  return [pltpu.VMEM((len(x), operands_lib.round_up(x.shape[1], LANES)), x.dtype) for x in tape]
+  return [pltpu.VMEM((len(x), operands_lib.round_up(x.shape[1], WIDTH)), x.dtype) for x in tape]
 
 
 def keep(kept, tape) -> None:
