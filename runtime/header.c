@@ -130,7 +130,7 @@ static bool read_packing(const wavernn_file *file, wavernn_voice *voice, bool *s
 
 static bool read_model(const wavernn_file *file, wavernn_voice *voice, bool *reset_bias,
                        wavernn_problem *problem) {
-  int kind = 0, prediction = 0;
+  int kind = 0, prediction = 0, activations = 0;
   voice->prediction.taps = 0;
   field fields[] = {
       {"kind", CHOICE, false, &kind, 0, 0, "wavernn", false},
@@ -140,6 +140,7 @@ static bool read_model(const wavernn_file *file, wavernn_voice *voice, bool *res
       {"layers", WHOLE, false, &voice->layers, 1, MAX_LAYERS, NULL, false},
       {"kernel", WHOLE, false, &voice->kernel, 1, 255, NULL, false},
       {"prediction", CHOICE, true, &prediction, 0, 0, "none|spectral", false},
+      {"activations", CHOICE, true, &activations, 0, 0, "float32|int8", false},
       {"taps", WHOLE, true, &voice->prediction.taps, 1, 1 << 13, NULL, false},
       {"reset_bias", TRUTH, true, reset_bias, 0, 0, NULL, false}};
   json j;
@@ -147,6 +148,7 @@ static bool read_model(const wavernn_file *file, wavernn_voice *voice, bool *res
     return wavernn_fail(problem, WAVERNN_DAMAGED, "its header has no model");
   if (!read_fields(&j, fields, sizeof fields / sizeof *fields, "model", problem)) return false;
   voice->spectral = prediction == 1;
+  voice->byte_activations = activations == 1;
   if (voice->units % 2 || voice->kernel % 2 == 0)
     return wavernn_fail(problem, WAVERNN_DAMAGED, "units must be even and kernel odd");
   if (voice->spectral && !voice->prediction.taps)

@@ -22,10 +22,12 @@ typedef struct {
   uint32_t outputs, inputs, rows; /* rows of blocks */
   wavernn_type type;
   bool square; /* 4x4 blocks, not 16x1 */
+  bool bytes;  /* of I8: its inputs have 8 bits, not 15 */
   const uint32_t *offsets;
   const uint16_t *indices;
   const void *values;
   const float *scales;
+  const uint32_t *order; /* of 4x4: rows by their number of blocks */
 } wavernn_matrix;
 
 typedef struct {
@@ -72,7 +74,7 @@ struct wavernn_voice {
   wavernn_mel mel;
   int units, projection, channels, layers, kernel;
   float floor;
-  bool spectral;
+  bool spectral, byte_activations;
   wavernn_type weights;
   const float *layer_kernel[MAX_LAYERS], *layer_bias[MAX_LAYERS];
   wavernn_matrix gates, recurrent[3];
@@ -80,6 +82,7 @@ struct wavernn_voice {
   const float *previous, *coarse;
   wavernn_head heads[2];
   float limit; /* greatest integer activation of the state */
+  uint32_t *orders; /* of all matrices */
   wavernn_spectral prediction;
 };
 
@@ -151,7 +154,7 @@ bool wavernn_header_version(const wavernn_file *file, wavernn_problem *problem);
 bool wavernn_header_read(const wavernn_file *file, wavernn_voice *voice, bool *square,
                          bool *reset_bias, wavernn_problem *problem);
 
-/* weights.c: the tensors of a voice. */
+/* weights.c: the tensors of a voice. Allocates `orders`. */
 bool wavernn_weights_read(const wavernn_file *file, wavernn_voice *voice, bool square,
                           bool reset_bias, wavernn_problem *problem);
 

@@ -21,6 +21,7 @@
 #define UNROLL _Pragma("unroll")
 #endif
 
+typedef int32_t ints4 __attribute__((vector_size(16)));
 typedef float floats4 __attribute__((vector_size(16)));
 typedef float floats4_at __attribute__((vector_size(16), aligned(4), may_alias));
 
@@ -107,7 +108,9 @@ static uint8_t draw(const float *weights, float bound) {
 #define INTEGER 0
 #endif
 static bool T(runs)(void) { return true; }
+#include "vectors.inc.h"
 #include "products.inc.h"
+#include "integers.inc.h"
 #include "step.inc.h"
 #undef SET
 #undef WIDE
@@ -124,7 +127,9 @@ static bool T(runs)(void) { return true; }
 #define NAME "avx2"
 #define INTEGER AVX2
 static bool T(runs)(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+#include "vectors.inc.h"
 #include "products.inc.h"
+#include "integers.inc.h"
 #include "step.inc.h"
 #undef SET
 #undef WIDE
@@ -135,7 +140,7 @@ static bool T(runs)(void) { return __builtin_cpu_supports("avx2") && __builtin_c
 
 #define SET avx512
 #define WIDE 16
-#define ROWS 4
+#define ROWS 2
 #if defined(__clang__)
 #define TARGET __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")))
 #else
@@ -148,7 +153,9 @@ static bool T(runs)(void) {
   return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
+#include "vectors.inc.h"
 #include "products.inc.h"
+#include "integers.inc.h"
 #include "step.inc.h"
 #endif
 
@@ -174,7 +181,9 @@ static bool T(runs)(void) {
   return false;
 #endif
 }
+#include "vectors.inc.h"
 #include "products.inc.h"
+#include "integers.inc.h"
 #include "step.inc.h"
 #endif
 

@@ -1,29 +1,6 @@
 /* One sample for one instruction set; see products.inc.h. Loops are plain: compilers turn
    them into vectors. */
 
-/* 2^x within −126 .. 126; relative error below 1e-7. */
-INLINE float T(exp2)(float x) {
-  x = x > -126.0f ? x : -126.0f; /* also NaN */
-  x = x < 126.0f ? x : 126.0f;
-  float shifted = x + 12582912.0f; /* 1.5 · 2^23: n stands in its low bits */
-  float f = x - (shifted - 12582912.0f);
-  float p = f * 0.0001534581242594868f + 0.0013399930903688073f;
-  p = f * p + 0.009618489071726799f;
-  p = f * p + 0.05550328642129898f;
-  p = f * p + 0.24022646248340607f;
-  p = f * p + 0.6931471824645996f;
-  union { float number; uint32_t bits; } result = {f * p + 1.0f}, n = {shifted};
-  result.bits += n.bits << 23;
-  return result.number;
-}
-
-/* e^(scale · x / log2(e)), its argument within bounds. */
-INLINE float T(exp_within)(float x, float scale, float bound) {
-  x = x > -bound ? x : -bound;
-  x = x < bound ? x : bound;
-  return T(exp2)(x * scale);
-}
-
 /* x += Σ v_i V_i, of n inputs. */
 INLINE void T(add_inputs)(float *restrict x, size_t count, const float *restrict v, const int n,
                           const float *restrict V, size_t stride) {
@@ -34,38 +11,71 @@ INLINE void T(add_inputs)(float *restrict x, size_t count, const float *restrict
   }
 }
 
-/* Gate inputs of the frames and of what is heard, of all units. */
-TARGET static void T(inputs)(wavernn_stream *s, const float *heard) {
-  const wavernn_voice *v = s->voice;
-  size_t count = 3 * (size_t)v->units;
-  const float *restrict before = s->gates[0], *restrict after = s->gates[1];
-  float *restrict x = s->inputs, a = s->fraction, b = 1 - a;
-  for (size_t j = 0; j < count; j++) x[j] = b * before[j] + a * after[j];
-  if (v->spectral) T(add_inputs)(x, count, heard, HEARD, v->previous, count);
-  else T(add_inputs)(x, count, heard, 2, v->previous, count);
+/* Gate inputs of two frames and of what is heard, of all units. */
+INLINE void T(inputs_of)(const wavernn_stream *s, float *restrict x,
+                         const float *restrict before, const float *restrict after,
+                         const float *restrict heard, const int n, const float *restrict V) {
+  size_t count = 3 * (size_t)s->voice->units;
+  float a = s->fraction, b = 1 - a;
+  for (size_t j = 0; j < count; j++) {
+    float sum = b * before[j] + a * after[j];
+    UNROLL for (int i = 0; i < n; i++) sum += heard[i] * V[(size_t)i * count + j];
+    x[j] = sum;
+  }
 }
 
-/* h' = u h + (1 − u) e of n units with two divisions: for a = exp(−u's argument) and
-   b = exp(−2 e's argument), u = 1 / (1 + a) and e = (1 − b) / (1 + b). */
-INLINE void T(blend)(size_t n, const float *restrict g_u, const float *restrict g_r,
-                     const float *restrict g_e, const float *restrict x_u,
-                     const float *restrict x_r, const float *restrict x_e, float *restrict h) {
+TARGET static void T(inputs)(wavernn_stream *s, const float *heard) {
+  const float *V = s->voice->previous;
+  if (s->voice->spectral) T(inputs_of)(s, s->inputs, s->gates[0], s->gates[1], heard, HEARD, V);
+  else T(inputs_of)(s, s->inputs, s->gates[0], s->gates[1], heard, 2, V);
+}
+
+/* h' = u h + (1 − u) e of sixteen units with two divisions: for a = exp(−u's argument) and
+   b = exp(−2 e's argument), u = 1 / (1 + a) and e = (1 − b) / (1 + b).
+   g and x hold the three gates `stride` apart. */
+INLINE void T(blend)(const float *g, const float *x, size_t stride, float *h) {
   const float log2e = 1.4426950408889634f;
-  for (size_t j = 0; j < n; j++) {
-    float a = T(exp_within)(g_u[j] + x_u[j], -log2e, 40.0f);
-    float reset = 1.0f + T(exp_within)(g_r[j] + x_r[j], -log2e, 40.0f);
-    float b = T(exp_within)(x_e[j] + g_e[j] / reset, -2 * log2e, 20.0f);
-    h[j] = (h[j] * (1.0f + b) + a * (1.0f - b)) / ((1.0f + a) * (1.0f + b));
+  T(floats) a[PARTS], b[PARTS], reset[PARTS];
+  UNROLL for (size_t p = 0; p < PARTS; p++) {
+    size_t r = stride + p * WIDE;
+    reset[p] = T(clip)((T(get)(g + r) + T(get)(x + r)) * -log2e, 57.0f);
+    a[p] = T(clip)((T(get)(g + p * WIDE) + T(get)(x + p * WIDE)) * -log2e, 57.0f);
   }
+  T(exp2)(reset);
+  T(exp2)(a);
+  UNROLL for (size_t p = 0; p < PARTS; p++) {
+    size_t e = 2 * stride + p * WIDE;
+    T(floats) sum = T(get)(x + e) + T(divide)(T(get)(g + e), 1.0f + reset[p]);
+    b[p] = T(clip)(sum * (-2 * log2e), 57.0f);
+  }
+  T(exp2)(b);
+  UNROLL for (size_t p = 0; p < PARTS; p++) {
+    T(floats) sum = T(get)(h + p * WIDE) * (1.0f + b[p]) + a[p] * (1.0f - b[p]);
+    T(put)(h + p * WIDE, T(divide)(sum, (1.0f + a[p]) * (1.0f + b[p])));
+  }
+}
+
+/* `blend` of fewer units. */
+INLINE void T(blend_some)(const float *g, const float *x, size_t stride, float *h, size_t n) {
+  float room[7][LANES] = {{0}};
+  for (size_t gate = 0; gate < 3; gate++) {
+    memcpy(room[gate], g + gate * stride, n * sizeof *g);
+    memcpy(room[3 + gate], x + gate * stride, n * sizeof *x);
+  }
+  memcpy(room[6], h, n * sizeof *h);
+  T(blend)(room[0], room[3], LANES, room[6]);
+  memcpy(h, room[6], n * sizeof *h);
 }
 
 TARGET static void T(half)(wavernn_stream *s, int side) {
   const wavernn_voice *v = s->voice;
   size_t units = (size_t)v->units, n = units / 2, first = side ? n : 0;
   float *g = s->products + first, *x = s->inputs + first, *h = s->h + first;
-  T(blend)(n, g, g + units, g + 2 * units, x, x + units, x + 2 * units, h);
+  size_t j = 0;
+  for (; j + LANES <= n; j += LANES) T(blend)(g + j, x + j, units, h + j);
+  if (j < n) T(blend_some)(g + j, x + j, units, h + j, n - j);
   if (v->weights == I8)
-    T(shorten)(h, n, v->limit, v->recurrent[0].square, s->short_h + first);
+    T(shorten)(h, n, v->limit, &v->recurrent[0], s->short_h, first);
 }
 
 /* R h. */
@@ -82,13 +92,26 @@ TARGET static void T(recurrent)(wavernn_stream *s) {
 }
 
 INLINE float T(greatest)(const float *x, size_t n) {
-  float found[LANES];
-  size_t i = n % LANES;
-  for (size_t j = 0; j < LANES; j++) found[j] = x[j < i ? j : 0];
-  for (; i < n; i += LANES)
-    for (size_t j = 0; j < LANES; j++) found[j] = x[i + j] > found[j] ? x[i + j] : found[j];
-  for (size_t j = 1; j < LANES; j++) found[0] = found[j] > found[0] ? found[j] : found[0];
-  return found[0];
+  T(floats) found[PARTS];
+  UNROLL for (size_t p = 0; p < PARTS; p++) found[p] = T(all)(x[0]);
+  size_t i = 0;
+  for (; i + LANES <= n; i += LANES)
+    UNROLL for (size_t p = 0; p < PARTS; p++)
+      found[p] = T(max)(T(get)(x + i + p * WIDE), found[p]);
+  float top[LANES];
+  UNROLL for (size_t p = 0; p < PARTS; p++) T(put)(top + p * WIDE, found[p]);
+  for (int j = 1; j < LANES; j++) top[0] = top[j] > top[0] ? top[j] : top[0];
+  for (size_t left = n % LANES; left; left--, i++) top[0] = x[i] > top[0] ? x[i] : top[0];
+  return top[0];
+}
+
+/* x = max(x + bias, least). */
+INLINE void T(add_bias)(float *restrict x, const float *restrict bias, size_t n, float least) {
+  size_t j = 0;
+  for (; j + WIDE <= n; j += WIDE)
+    T(put)(x + j, T(max)(T(get)(x + j) + T(get)(bias + j), T(all)(least)));
+  for (size_t left = n % WIDE; left; left--, j++)
+    x[j] = x[j] + bias[j] > least ? x[j] + bias[j] : least;
 }
 
 /* Logits of a byte from its half of the state, without the prior. */
@@ -96,22 +119,20 @@ TARGET static void T(logits)(wavernn_stream *s, int side) {
   const wavernn_voice *v = s->voice;
   const wavernn_head *head = &v->heads[side];
   size_t first = side ? (size_t)v->units / 2 : 0, P = (size_t)v->projection;
-  bool whole = v->weights == I8;
-  if (whole) T(product_int8)(&head->hidden, s->short_h + first, 1 / v->limit, s->hidden);
+  bool whole = v->weights == I8, packed = INTEGER == DOT && head->hidden.square && head->hidden.bytes;
+  const int16_t *half = s->short_h + (packed ? first / 2 : first);
+  if (whole) T(product_int8)(&head->hidden, half, 1 / v->limit, s->hidden);
   else T(product)(&head->hidden, s->h + first, s->hidden);
-  for (size_t j = 0; j < P; j++) {
-    float y = s->hidden[j] + head->hidden_bias[j];
-    s->hidden[j] = y > 0 ? y : 0;
-  }
+  T(add_bias)(s->hidden, head->hidden_bias, P, 0);
   if (whole) {
     float top = T(greatest)(s->hidden, P);
     top = top > 1e-30f ? top : 1e-30f;
-    T(shorten)(s->hidden, P, head->limit / top, head->output.square, s->short_hidden);
+    T(shorten)(s->hidden, P, head->limit / top, &head->output, s->short_hidden, 0);
     T(product_int8)(&head->output, s->short_hidden, top / head->limit, s->logits);
   } else {
     T(product)(&head->output, s->hidden, s->logits);
   }
-  for (size_t j = 0; j < LEVELS; j++) s->logits[j] += head->output_bias[j];
+  T(add_bias)(s->logits, head->output_bias, LEVELS, -INFINITY);
 }
 
 /* Adds the logarithm of a Laplace density of scale 1/λ. */
@@ -128,14 +149,16 @@ TARGET static void T(add_prior)(float *restrict logits, float lambda, int side, 
 TARGET static float T(softmax)(const float *restrict logits, float greatest, float temperature,
                                float *restrict weights) {
   float scale = 1.4426950408889634f / (temperature > 1e-6f ? temperature : 1e-6f), total = 0;
-  for (int v = 0; v < LEVELS; v++) {
-    float x = (logits[v] - greatest) * scale;
-    weights[v] = T(exp2)(x > -120.0f ? x : -120.0f);
-  }
   for (int block = 0; block < LANES; block++) {
-    const float *w = weights + LANES * block;
-    float sum[4];
-    for (int j = 0; j < 4; j++) sum[j] = (w[j] + w[j + 4]) + (w[j + 8] + w[j + 12]);
+    float *w = weights + LANES * block;
+    T(floats) x[PARTS];
+    UNROLL for (int p = 0; p < PARTS; p++) {
+      x[p] = (T(get)(logits + LANES * block + p * WIDE) - greatest) * scale;
+      x[p] = T(max)(x[p], T(all)(-120.0f));
+    }
+    T(exp2)(x);
+    UNROLL for (int p = 0; p < PARTS; p++) T(put)(w + p * WIDE, x[p]);
+    floats4 sum = (*(floats4 *)w + *(floats4 *)(w + 4)) + (*(floats4 *)(w + 8) + *(floats4 *)(w + 12));
     total += (sum[0] + sum[1]) + (sum[2] + sum[3]);
     weights[LEVELS + block] = total;
   }
@@ -206,3 +229,5 @@ TARGET static double T(cosine_sum)(const double *power, const double *cosine, ui
 
 static const wavernn_kernels T(kernels) = {
     NAME, T(runs), T(sample), T(product), T(add_dense), T(dot), T(cosine_sum)};
+
+#undef PARTS

@@ -93,6 +93,7 @@ wavernn_error wavernn_open(const char *path, wavernn_voice **voice,
 void wavernn_close(wavernn_voice *voice) {
   if (!voice) return;
   wavernn_prediction_free(voice);
+  free(voice->orders);
   if (voice->mapped) munmap((void *)(uintptr_t)voice->data, voice->size);
   free(voice);
 }

@@ -1,17 +1,19 @@
 /* The tensors of a voice: all that a file says is checked here, nothing is copied. */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "internal.h"
 
 #define GREATEST 16256 /* of integer activations: 15 bits, as 127 and a byte of 7 bits */
+#define GREATEST_BYTE 127
 #define MAX_PRIOR 20
 
 typedef struct {
   const wavernn_file *file;
   wavernn_problem *problem;
-  bool square;
+  bool square, bytes;
 } reader;
 
 static bool all_finite(const wavernn_tensor *tensor, uint64_t count) {
@@ -78,7 +80,8 @@ static bool take_matrix(reader *r, const char *name, int outputs, int inputs, wa
   char part[80];
   int height = r->square ? 4 : 16, width = r->square ? 4 : 1;
   *m = (wavernn_matrix){.outputs = (uint32_t)outputs, .inputs = (uint32_t)inputs,
-                        .rows = (uint32_t)(outputs / height), .type = type, .square = r->square};
+                        .rows = (uint32_t)(outputs / height), .type = type, .square = r->square,
+                        .bytes = type == I8 && r->bytes};
   if (outputs % height || inputs % width)
     return wavernn_fail(r->problem, WAVERNN_DAMAGED, "%s: blocks do not divide %d outputs and %d "
                         "inputs", name, outputs, inputs);
@@ -95,15 +98,16 @@ static bool take_matrix(reader *r, const char *name, int outputs, int inputs, wa
   return type != I8 || take_scales(r, name, m, count);
 }
 
-/* The greatest activation whose 32-bit sums cannot overflow. */
+/* The greatest activation, one whose 32-bit sums cannot overflow. */
 static float limit(const wavernn_matrix *m) {
+  int64_t greatest = m->bytes ? GREATEST_BYTE : GREATEST;
   uint32_t longest = 1;
   for (uint32_t row = 0; row < m->rows; row++) {
     uint32_t inputs = (m->offsets[row + 1] - m->offsets[row]) * (m->square ? 4 : 1);
     if (inputs > longest) longest = inputs;
   }
   int64_t room = INT32_MAX / (127 * (int64_t)longest);
-  return (float)(room < GREATEST ? room : GREATEST);
+  return (float)(room < greatest ? room : greatest);
 }
 
 static bool take_head(reader *r, wavernn_voice *v, const char *byte, wavernn_head *head) {
@@ -158,14 +162,46 @@ static bool take_prior(reader *r, wavernn_voice *v) {
   return true;
 }
 
+static int by_count(const void *a, const void *b) {
+  const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+  return (x > y) - (x < y);
+}
+
+/* Rows with as many blocks follow each other, in the order of the file: processors then know
+   when a row ends. */
+static bool sort_rows(wavernn_voice *v, wavernn_problem *problem) {
+  wavernn_matrix *all[] = {&v->recurrent[0], &v->recurrent[1], &v->recurrent[2],
+                           &v->heads[0].hidden, &v->heads[0].output, &v->heads[1].hidden,
+                           &v->heads[1].output, &v->gates};
+  size_t count = 0, most = 0, used = 0;
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+    count += all[i]->rows;
+    most = all[i]->rows > most ? all[i]->rows : most;
+  }
+  uint64_t *keys = malloc(most * sizeof *keys);
+  v->orders = malloc(count * sizeof *v->orders);
+  v->bytes += count * sizeof *v->orders;
+  for (size_t i = 0; keys && v->orders && i < sizeof all / sizeof *all; i++) {
+    wavernn_matrix *m = all[i];
+    for (uint32_t row = 0; row < m->rows; row++)
+      keys[row] = (uint64_t)(m->offsets[row + 1] - m->offsets[row]) << 32 | row;
+    qsort(keys, m->rows, sizeof *keys, by_count);
+    m->order = v->orders + used;
+    for (uint32_t row = 0; row < m->rows; row++) v->orders[used++] = (uint32_t)keys[row];
+  }
+  free(keys);
+  return used == count || wavernn_fail(problem, WAVERNN_NO_MEMORY, "no memory");
+}
+
 bool wavernn_weights_read(const wavernn_file *file, wavernn_voice *voice, bool square,
                           bool reset_bias, wavernn_problem *problem) {
-  reader r = {file, problem, square};
+  reader r = {file, problem, square, voice->byte_activations};
   if (!take_conditioning(&r, voice) || !take_recurrence(&r, voice, reset_bias) ||
       !take_head(&r, voice, "coarse", &voice->heads[0]) ||
       !take_head(&r, voice, "fine", &voice->heads[1]))
     return false;
   for (int side = 0; side < 2; side++)
     voice->limit = fminf(voice->limit, limit(&voice->heads[side].hidden));
-  return !voice->spectral || take_prior(&r, voice);
+  if (voice->spectral && !take_prior(&r, voice)) return false;
+  return !square || sort_rows(voice, problem);
 }

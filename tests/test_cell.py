@@ -51,6 +51,23 @@ def test_backward_equals_autodiff(T, B, half, seed):
     assert_close(fast[name], expected, 1e-10, name)
 
 
+def test_backward_with_rounded_activations_equals_autodiff():
+  """R hears multiples of 1/127; the gradient passes through the rounding."""
+  with jax.enable_x64(True):
+    arguments = problem(T=6, B=2, H=8)
+    plain = values_and_gradients(
+        lambda *a: cell.autodiff_scan(*a, activations='int8'), *arguments)
+    fast = values_and_gradients(lambda *a: cell.scan(*a, 'int8'), *arguments)
+    exact = values_and_gradients(cell.scan, *arguments)
+    R, x, h, _ = arguments
+    first, on_grid = tuple(v[0] for v in x), np.round(127 * h) / 127
+    np.testing.assert_allclose(cell.step(R, on_grid, first, activations='int8'),
+                               cell.step(R, on_grid, first), rtol=1e-12)
+  for name, expected in plain.items():
+    assert_close(fast[name], expected, 1e-10, name)
+    assert np.abs(exact[name] - expected).max() > 1e-5 * np.abs(expected).max(), name
+
+
 def test_backward_equals_finite_differences():
   with jax.enable_x64(True):
     R, x, h, dy = problem(T=3, B=2, H=4)

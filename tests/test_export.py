@@ -150,7 +150,8 @@ def test_the_header_holds_what_a_reader_needs_and_nothing_of_training():
   assert header['version'] == 3 and header['mel'] == export_lib.to_dict(MEL)
   assert header['model'] == {
       'kind': 'wavernn', 'units': 32, 'projection': 16, 'channels': 8, 'layers': 2, 'kernel': 3,
-      'compute_dtype': 'float32', 'prediction': 'none', 'reset_bias': False}
+      'compute_dtype': 'float32', 'activations': 'float32', 'prediction': 'none',
+      'reset_bias': False}
   lanes, _ = file_parts(export_lib.to_bytes(packed_lanes()[0]))
   assert lanes['model']['horizon'] == 3 and lanes['model']['context_block'] == 2
   spectral, _ = file_parts(export_lib.to_bytes(_spectral()))

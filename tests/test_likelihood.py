@@ -133,6 +133,28 @@ def test_mean_and_its_gradients_equal_autodiff_of_plain(N, block_of_8):
     np.testing.assert_allclose(value, expected[0], rtol=1e-10)
 
 
+def test_mean_of_rounded_activations_equals_autodiff_of_plain(block_of_8):
+  """y in steps of 1/127, the relu's outputs in those of their greatest; gradients pass through."""
+  def rounded(x, step):
+    return x + jax.lax.stop_gradient(jnp.round(x / step) * step - x)
+
+  def mean(layer, y, targets, weight):
+    y = rounded(y, 1 / 127)
+    relu = jnp.maximum(y @ layer['hidden']['kernel'] + layer['hidden']['bias'], 0)
+    relu = rounded(relu, jnp.maximum(relu.max(axis=-1, keepdims=True), 1e-30) / 127)
+    log_p = jax.nn.log_softmax(relu @ layer['output']['kernel'] + layer['output']['bias'])
+    nats = -jnp.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
+    return (nats * weight).sum() / weight.sum()
+
+  with jax.enable_x64(True):
+    layer, (y, targets, weight) = output_layer(), rows(20)
+    expected = value_and_gradients(mean, layer, y, targets, weight)
+    found = value_and_gradients(lambda *a: likelihood.mean_nats(*a, activations='int8'), layer, y,
+                                targets, weight)
+    assert_trees_close(found, expected, 1e-10)
+    assert abs(found[0] - plain_mean(layer, y, targets, weight)) > 1e-6
+
+
 def test_mean_inside_a_larger_graph_has_the_gradients_of_plain(block_of_8):
   with jax.enable_x64(True):
     layer, (y, targets, weight) = output_layer(), rows(15)

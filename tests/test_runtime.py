@@ -27,6 +27,7 @@ SPECTRAL = (('prediction', 'spectral'), ('taps', 6))
 # Nats: int8 rounds activations to 15 bits.
 PACKINGS = [(weights, block, 1e-3 if weights == 'int8' else 1e-4)
             for weights in ('float32', 'bfloat16', 'int8') for block in ((16, 1), (4, 4))]
+BYTES = (('activations', 'int8'),)
 PACKING = pytest.mark.parametrize(('weights', 'block', 'nats'), PACKINGS)
 FRAMES = 9
 
@@ -88,6 +89,18 @@ def test_every_model_is_an_engine(fields, mel):
   contract.verify_engine(lambda t: RuntimeEngine(packed(*key), t), lambda t: reference(key, t))
 
 
+@pytest.mark.parametrize('block', [(16, 1), (4, 4)])
+def test_activations_of_8_bits(block):
+  """Those of the scan sampler, which rounds in float32; not those of 15 bits."""
+  key = 'int8', block, BYTES
+  contract.verify_engine(lambda t: Sampler(packed(*key), t), lambda t: reference(key, t),
+                         nats=1e-3)
+  mel = mel_of(packed(*key))
+  pcm = np.random.default_rng(1).integers(-2**15, 2**15, 4 * FRAMES).astype(np.int16)
+  found = [scored(('int8', block, fields), mel, pcm) for fields in (BYTES, ())]
+  assert 3e-3 < np.abs(found[0] - found[1]).max() < 1
+
+
 @PACKING
 @pytest.mark.parametrize('kernel', KERNELS)
 def test_every_set_of_kernels_gives_the_same_samples(kernel, weights, block, nats):
@@ -135,8 +148,9 @@ def test_every_compiler_and_processor_gives_the_same(compiler, options, emulator
   """Samples, of every packing those of the scan sampler, and nats."""
   program = Program(compiler, *options, emulator=emulator)
   kernels = ['neon', 'neon-dot'] if emulator else ['portable', '-']
-  for i, (weights, block, nats) in enumerate(PACKINGS):
-    key = weights, block, () if i % 2 else SPECTRAL
+  keys = [((weights, block, () if i % 2 else SPECTRAL), nats)
+          for i, (weights, block, nats) in enumerate(PACKINGS)]
+  for key, nats in [*keys, (('int8', (4, 4), BYTES), 1e-3)]:
     mel = mel_of(packed(*key))
     expected = stream.batch(reference(key), [mel], draw.keys(5, [7]))[0]
     pcm = np.random.default_rng(1).integers(-2**15, 2**15, len(expected)).astype(np.int16)
@@ -174,14 +188,33 @@ def test_streams_of_one_voice_on_threads():
   assert (alone[0] != alone[1]).mean() > 0.5
 
 
-def test_the_first_sample_comes_after_as_many_frames_as_it_says():
-  for center in (True, False):
-    key = 'float32', (16, 1), SPECTRAL, (('center', center),)
-    voice, mel = Voice(data(*key), library()), mel_of(packed(*key))
-    speaker = Stream(voice)
-    assert voice.info.ahead == 4 - (not center) and voice.info.hop == 4
-    assert speaker.push(mel[:voice.info.ahead - 1]) and not len(speaker.pull(1))
-    assert speaker.push(mel[voice.info.ahead - 1:voice.info.ahead]) and len(speaker.pull(1))
+@pytest.mark.parametrize(('layers', 'center', 'ahead'), [
+    (2, True, 4), (2, False, 3), (1, True, 3), (1, False, 2)])
+def test_the_first_sample_comes_after_as_many_frames_as_it_says(layers, center, ahead):
+  """A frame for each layer of kernel 3, and the two between which a sample lies."""
+  key = 'float32', (16, 1), SPECTRAL + (('layers', layers),), (('center', center),)
+  voice, mel = Voice(data(*key), library()), mel_of(packed(*key))
+  speaker = Stream(voice)
+  assert voice.info.ahead == ahead and voice.info.hop == 4
+  assert speaker.push(mel[:ahead - 1]) and not len(speaker.pull(1))
+  assert speaker.push(mel[ahead - 1:ahead]) and len(speaker.pull(1))
+
+
+def test_a_stream_of_python_with_one_layer_speaks_after_three_frames():
+  """In blocks of one frame; one in the library waits no longer."""
+  export = packed('float32', (16, 1), (('layers', 1),))
+  engine = scan.Sampler(models.build(export.config), export.params(), (1.0, 1.0), 1)
+  taken = []
+
+  def frames():
+    for frame_M in mel_of(export):
+      taken.append(1)
+      yield frame_M[None]
+
+  first = next(stream.stream(engine, frames(), draw.keys(0, [0])))
+  assert len(taken) == 3 and len(first) == export.config.mel.hop
+  np.testing.assert_array_equal(
+      first, said(Voice(export_lib.to_bytes(export), library()), mel_of(export))[:4])
 
 
 def test_a_stream_takes_no_more_than_it_can_hold_and_no_frame_that_is_none():

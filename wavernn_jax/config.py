@@ -136,6 +136,7 @@ class ModelConfig:
   kernel: int = 3  # frames, odd
   output: str = 'dual_softmax'  # §2; 'mixture': of J logistics, of kind wavernn only
   compute_dtype: str = 'float32'  # or 'bfloat16': matmul inputs; float32 sums
+  activations: str = 'float32'  # or 'int8': h and the relu's outputs in 8 bits; wavernn only
   prediction: str = 'none'  # the paper; 'spectral': code the residual of models/prediction.py
   taps: int = 192  # D: past samples that a spectral prediction uses
   taps_ahead: int = 48  # samples ahead that lanes know besides, where F allows

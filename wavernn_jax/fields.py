@@ -60,6 +60,7 @@ RULES = {
     'model.kernel': odd(1, 255),
     'model.output': one_of('dual_softmax', 'mixture'),
     'model.compute_dtype': one_of('float32', 'bfloat16'),
+    'model.activations': one_of('float32', 'int8'),
     'model.prediction': one_of('none', 'spectral'),
     'model.taps': between(1, 4_096),
     'model.taps_ahead': between(0, 4_096),

@@ -16,7 +16,8 @@ BYTE_VALUES = 256  # V
 _BLOCK_ROWS = 1024  # of logits held at once by `mean_nats`: 1 MB, a level-2 cache
 
 
-def layer_logits(layer, y, compute_dtype: str = 'float32', prior=None):
+def layer_logits(layer, y, compute_dtype: str = 'float32', prior=None,
+                 activations: str = 'float32'):
   """O' relu(O y): logits [..., V] of y [..., H/2].
 
   Args:
@@ -24,9 +25,15 @@ def layer_logits(layer, y, compute_dtype: str = 'float32', prior=None):
     y: its inputs.
     compute_dtype: of the products.
     prior: None, or (slope [...], ramp [V]): slope · ramp is added to the logits.
+    activations: whether the products see rounded inputs (`products.rounded`).
   """
-  relu = jax.nn.relu(products.linear(layer['hidden'], y, compute_dtype))
+  y = products.rounded(y, activations)
+  relu = _rounded(jax.nn.relu(products.linear(layer['hidden'], y, compute_dtype)), activations)
   return _with_prior(products.linear(layer['output'], relu, compute_dtype), prior)
+
+
+def _rounded(relu, activations: str):
+  return products.rounded(relu, activations, relu.max(axis=-1, keepdims=True))
 
 
 def _with_prior(logits, prior):
@@ -44,7 +51,8 @@ def _one_hot(logits, targets):
   return jnp.arange(logits.shape[-1], dtype=targets.dtype) == targets[..., None]
 
 
-def layer_nats(layer, y, targets, compute_dtype: str = 'float32', prior=None):
+def layer_nats(layer, y, targets, compute_dtype: str = 'float32', prior=None,
+               activations: str = 'float32'):
   """Nats of each target under the layer (and `prior`), of the targets' shape.
 
   Rows are processed in blocks, so that the logits of a long utterance are never all
@@ -56,7 +64,8 @@ def layer_nats(layer, y, targets, compute_dtype: str = 'float32', prior=None):
   def block(at):
     y, targets, slope = at
     prior = None if slope is None else (slope, ramp)
-    return categorical_nats(layer_logits(layer, y, compute_dtype, prior), targets)
+    return categorical_nats(layer_logits(layer, y, compute_dtype, prior, activations),
+                            targets)
 
   nats = lax.map(block, (_blocks(rows), _blocks(targets_N), slope))
   return nats.reshape(-1)[:len(rows)].reshape(targets.shape)
@@ -67,8 +76,9 @@ def _prior_rows(prior):
   return (None, None) if prior is None else (_blocks(prior[0].reshape(-1)), prior[1])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def mean_nats(layer, y, targets, weight, compute_dtype: str = 'float32', prior=None):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 6))
+def mean_nats(layer, y, targets, weight, compute_dtype: str = 'float32', prior=None,
+              activations: str = 'float32'):
   """Weighted mean of `layer_nats`: sum(weight · nats) / sum(weight).
 
   The gradient is computed along with the value, block by block: logits, softmax and
@@ -81,12 +91,13 @@ def mean_nats(layer, y, targets, weight, compute_dtype: str = 'float32', prior=N
     weight: float [...], 0 where a sample does not count; not differentiated.
     compute_dtype: of the products.
     prior: as for `layer_logits`; its slope is differentiated.
+    activations: as for `layer_logits`.
   """
-  nats = layer_nats(layer, y, targets, compute_dtype, prior)
+  nats = layer_nats(layer, y, targets, compute_dtype, prior, activations)
   return (nats * weight).sum() / jnp.maximum(weight.sum(), 1e-6)
 
 
-def _mean_nats_forward(layer, y, targets, weight, compute_dtype, prior):
+def _mean_nats_forward(layer, y, targets, weight, compute_dtype, prior, activations):
   weight = weight / jnp.maximum(weight.sum(), 1e-6)
   dtype = products.product_dtype(layer['output']['kernel'], compute_dtype)
   kernel1, kernel2 = (layer[k]['kernel'].astype(dtype) for k in ('hidden', 'output'))
@@ -96,7 +107,9 @@ def _mean_nats_forward(layer, y, targets, weight, compute_dtype, prior):
 
   def block(sums, at):
     y, targets, weight, slope = at
-    relu = jax.nn.relu(products.product(y, kernel1) + layer['hidden']['bias'])
+    y = products.rounded(y, activations)
+    plain = jax.nn.relu(products.product(y, kernel1) + layer['hidden']['bias'])
+    relu = _rounded(plain, activations)
     logits = products.product(relu, kernel2) + layer['output']['bias']
     if slope is not None:
       logits = logits + slope[:, None] * ramp
@@ -106,7 +119,7 @@ def _mean_nats_forward(layer, y, targets, weight, compute_dtype, prior):
     nats = jnp.log(total[:, 0]) - jnp.where(
         chosen, logits - logits.max(axis=-1, keepdims=True), 0).sum(axis=-1)
     dlogits = weight[:, None] * (exp / total - chosen)
-    drelu = jnp.where(relu > 0, products.product(dlogits, transposed2), 0)
+    drelu = jnp.where(plain > 0, products.product(dlogits, transposed2), 0)
     new = {'value': (nats * weight).sum(),
            'hidden': {'kernel': products.product(y.T, drelu.astype(dtype)), 'bias': drelu.sum(0)},
            'output': {'kernel': products.product(relu.T, dlogits.astype(dtype)),
@@ -125,8 +138,8 @@ def _mean_nats_forward(layer, y, targets, weight, compute_dtype, prior):
   return value, (sums, dy, None if prior is None else (dslope, jnp.zeros_like(ramp)))
 
 
-def _mean_nats_backward(compute_dtype, saved, cotangent):
-  del compute_dtype
+def _mean_nats_backward(compute_dtype, activations, saved, cotangent):
+  del compute_dtype, activations
   dlayer, dy, dprior = jax.tree.map(lambda g: g * cotangent, saved)
   return dlayer, dy, None, None, dprior
 

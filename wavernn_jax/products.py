@@ -33,6 +33,22 @@ def loop_product(kernel, rows: int):
   return lambda x: barrier(product(transposed, barrier(x.astype(kernel.dtype).T))).T
 
 
+def rounded(x, activations: str, greatest=1.0):
+  """Inputs of a product as -127 .. 127 steps, where `activations` are 'int8'.
+
+  They keep the gradient that they have unrounded.
+
+  Args:
+    x: inputs.
+    activations: config.model.activations.
+    greatest: of |x|, what 127 steps stand for.
+  """
+  if activations != 'int8':
+    return x
+  step = jnp.maximum(greatest, 1e-30) / 127
+  return x + lax.stop_gradient(jnp.round(x / step) * step - x)
+
+
 def product_dtype(array, compute_dtype: str):
   """The type of matrix products: bfloat16 where asked for, else the weights' own."""
   return jnp.bfloat16 if compute_dtype == 'bfloat16' else array.dtype

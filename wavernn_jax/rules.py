@@ -151,7 +151,10 @@ def _prediction(config: Config) -> list[tuple]:
 def _gru(config: Config) -> list[tuple]:
   m = config.model
   return [(not m.reset_bias or m.kind == 'wavernn', 'model.reset_bias', m.reset_bias,
-           f'False in a {m.kind} model')]
+           f'False in a {m.kind} model'),
+          (m.activations == 'float32' or (m.kind == 'wavernn' and m.output == 'dual_softmax'),
+           'model.activations', m.activations,
+           "'float32' where model.kind is not 'wavernn' or model.output is 'mixture'")]
 
 
 def _output(config: Config) -> list[tuple]:

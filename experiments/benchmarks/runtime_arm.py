@@ -1,151 +1,139 @@
-"""Cycles of a sample of runtime/ on ARM cores, from llvm-mca's model of them.
+"""Cycles of a sample of runtime/ on ARM cores, by llvm-mca's models of them; instructions by qemu.
 
     python -m experiments.benchmarks.runtime_arm > runtime_arm.json
-    python -m experiments.benchmarks.runtime_arm --units=192 --projection=128 --density=0.43
+    python -m experiments.benchmarks.runtime_arm --activations=int8
+    python -m experiments.benchmarks.runtime_arm --model=FILE.safetensors
 
-Nothing runs on a phone. The inner loops below are those that compilers make of
-runtime/products.inc.h and step.inc.h, written out; llvm-mca gives the cycles of a turn on a
-core whose caches hold everything. A sample is the turns that the model's blocks, units and
-outputs take. The last line is one JSON object with the cycles of each part, the real-time
-factor at the clock of --ghz, and the assumptions.
+Nothing runs on a phone. The library that gcc compiles for aarch64 speaks under qemu, which counts
+how often each block of instructions runs: what 1,200 samples take more than 1,200 others. The
+cycles of each block are those of llvm-mca for a core whose caches hold everything. The last line
+is one JSON object: instructions of a sample, and for each core the cycles of its functions, those
+lost to mispredicted branches, the real-time factor and the assumptions.
 """
 
-import re
-import shutil
-import subprocess
+import collections
+import pathlib
+import tempfile
 
 from absl import app, flags
+import numpy as np
 
-from experiments.benchmarks import measure
+from experiments.benchmarks import arm_code, measure
+from wavernn_jax import config as config_lib
 from wavernn_jax.errors import InputError
+from wavernn_jax.sampling import export as export_lib
 
-_UNITS = flags.DEFINE_integer('units', 1024, 'Hidden units, H.', 2)
-_PROJECTION = flags.DEFINE_integer('projection', 512, 'Width of the output layers, P.', 1)
-_DENSITY = flags.DEFINE_float('density', 0.05, 'Share of the blocks that all matrices keep.', 0, 1)
-_RATE = flags.DEFINE_integer('sample_rate', 24_000, 'Sample rate in Hz.', 1)
-CORES = {'cortex-a55': 1.8, 'cortex-a76': 2.6, 'cortex-x1': 2.8}  # GHz, of common phones
+_MODEL = flags.DEFINE_string('model', '', 'An export, in place of a random model.')
+_CASE = flags.DEFINE_string('case', '1024:512:0.05', 'units:projection:density.')
+_WEIGHTS = flags.DEFINE_enum('weights', 'int8', ['float32', 'bfloat16', 'int8'], 'Of it.')
+_BLOCK = flags.DEFINE_enum('block', '4x4', ['16x1', '4x4'], 'Shape of its blocks.')
+_ACTIVATIONS = flags.DEFINE_enum('activations', 'float32', ['float32', 'int8'],
+                                 'config.model.activations of it.')
+_PREDICTION = flags.DEFINE_enum('prediction', 'none', ['none', 'spectral'], 'Of it.')
+CORES = {'cortex-a55': arm_code.Core('cortex-a55', 2, True, 8, 1.8),
+         'cortex-a76': arm_code.Core('neoverse-n1', 4, False, 11, 2.6),
+         'cortex-x1': arm_code.Core('neoverse-v1', 5, False, 11, 2.8)}
 _GHZ = flags.DEFINE_multi_string('ghz', None, 'core:GHz in place of the usual clock.')
 ASSUMPTIONS = [
-    'int8 weights in blocks of 4x4, activations of 15 bits: two sdot a block',
     'weights and state are in the first-level cache; every load hits',
-    'a row of blocks costs 12 cycles beside them, a mispredicted branch included',
-    'exp as step.inc.h has it, four floats at a time: 3 a unit, 1 a value of a byte',
-    'LLVM 14 has no model of cortex-a76 and cortex-x1; it takes that of the slower cortex-a57',
-    'draws and the frame\'s conditioning are 800 cycles a sample, counted for all cores alike']
-ROW_CYCLES, FIXED_CYCLES = 12, 800
-
-# Two blocks: index, activations (8 bytes: high bytes, low bytes), weights, two products.
-BLOCKS = '\n'.join(f'''
-ldrh w{8 + u}, [x1, #{2 * u}]
-ldr q{4 + u}, [x2, #{16 * u}]
-ldr d{6 + u}, [x3, x{8 + u}, lsl #3]
-sdot v{u}.4s, v{4 + u}.16b, v{6 + u}.4b[0]
-sdot v{2 + u}.4s, v{4 + u}.16b, v{6 + u}.4b[1]''' for u in range(2)) + '''
-add x1, x1, #4
-add x2, x2, #32
-subs x4, x4, #2
-b.ne 0'''
-
-# 2^x of four floats.
-EXP = '''
-ldr q1, [x1], #16
-fmax v1.4s, v1.4s, v16.4s
-fmin v1.4s, v1.4s, v17.4s
-fadd v2.4s, v1.4s, v18.4s
-fsub v3.4s, v2.4s, v18.4s
-fsub v1.4s, v1.4s, v3.4s
-mov v4.16b, v20.16b
-fmla v4.4s, v1.4s, v19.4s
-mov v5.16b, v21.16b
-fmla v5.4s, v1.4s, v4.4s
-mov v4.16b, v22.16b
-fmla v4.4s, v1.4s, v5.4s
-mov v5.16b, v23.16b
-fmla v5.4s, v1.4s, v4.4s
-mov v4.16b, v24.16b
-fmla v4.4s, v1.4s, v5.4s
-mov v5.16b, v25.16b
-fmla v5.4s, v1.4s, v4.4s
-mov v4.16b, v26.16b
-fmla v4.4s, v1.4s, v5.4s
-shl v2.4s, v2.4s, #23
-add v1.4s, v4.4s, v2.4s
-str q1, [x2], #16'''
-
-# Gate inputs of four units of a gate: two frames and two bytes, then the state's update.
-INPUTS = '''
-ldr q0, [x1], #16
-ldr q1, [x2], #16
-ldr q2, [x3], #16
-ldr q3, [x4], #16
-fmul v4.4s, v0.4s, v16.4s
-fmla v4.4s, v1.4s, v17.4s
-fmla v4.4s, v2.4s, v18.4s
-fmla v4.4s, v3.4s, v19.4s
-str q4, [x5], #16'''
-BLEND = '''
-ldr q1, [x2], #16
-ldr q2, [x3], #16
-ldr q4, [x4], #16
-fdiv v0.4s, v1.4s, v2.4s
-fdiv v3.4s, v4.4s, v5.4s
-fmul v6.4s, v7.4s, v16.4s
-fmla v6.4s, v17.4s, v18.4s
-str q6, [x1], #16'''
-PARTS = {'blocks': (BLOCKS, 2), 'exp': (EXP, 4), 'inputs': (INPUTS, 4), 'blend': (BLEND, 4)}
+    'cortex-a76 is modelled as neoverse-n1 and cortex-x1 as neoverse-v1, the server cores made '
+    'of them',
+    'a turn takes at least instructions / decode width cycles: 2 (a55), 4 (a76), 5 (x1)',
+    'beyond loops, what the slowest resource takes (a76, x1), or the code again and again (a55)',
+    'the end of a loop is mispredicted each time: 8 (a55) or 11 cycles; of the rows of 4x4 int8 '
+    'blocks, sorted by length, twice wherever the length changes',
+    'blocks that are together less than 1% of the instructions: a cycle for each']
+FRAMES, REST = (12, 16), 5e-5
 
 
-def cycles(code: str, core: str) -> float:
-  """Cycles of a turn, in the long run.
-
-  Raises:
-    InputError: if llvm-mca is missing or refuses.
-  """
-  if not shutil.which('llvm-mca'):
-    raise InputError('llvm-mca: found no such program, expected that of LLVM 14 or newer; '
-                     'install the package llvm.')
-  turns = 200
-  found = subprocess.run(
-      ['llvm-mca', '-mtriple=aarch64', f'-mcpu={core}', '-mattr=+dotprod',
-       f'-iterations={turns}'], input=code, text=True, capture_output=True, check=False)
-  total = re.search(r'Total Cycles:\s+(\d+)', found.stdout)
-  if not total:
-    raise InputError(f'llvm-mca -mcpu={core}: {found.stderr.strip()[:200]}')
-  return int(total[1]) / turns
+def random_model() -> export_lib.Export:
+  """The model of the flags."""
+  try:
+    units, projection, density = _CASE.value.split(':')
+    config = config_lib.Config()
+    config.model.units, config.model.projection = int(units), int(projection)
+    density = float(density)
+  except ValueError as error:
+    raise InputError(f'--case={_CASE.value}: expected units:projection:density, such as '
+                     '1024:512:0.05.') from error
+  config.model.prediction, config.model.activations = _PREDICTION.value, _ACTIVATIONS.value
+  return measure.pruned_export(config, density, _WEIGHTS.value,
+                               tuple(map(int, _BLOCK.value.split('x'))))
 
 
-def counts(units: int, projection: int, density: float) -> dict[str, float]:
-  """Blocks and rows of the products, units and bytes of a sample."""
-  shapes = [(units, units)] * 3 + [(projection, units // 2)] * 2 + [(256, projection)] * 2
-  return {'blocks': sum(o * n * density / 16 for o, n in shapes),
-          'rows': sum(o / 4 for o, _ in shapes), 'exp': 3 * units + 2 * 256, 'inputs': 3 * units,
-          'blend': units}
+def changes(export: export_lib.Export) -> int:
+  """How often a row of int8 4x4 blocks has more blocks than the one before, once sorted."""
+  matrices = [m for name, m in export.tensors.items()
+              if export_lib.is_packed(m) and not name.startswith('conditioning')]
+  return sum(len(np.unique(np.diff(m.offsets.astype(np.int64)))) for m in matrices)
 
 
-def account(core: str, ghz: float, number: dict[str, float]) -> dict:
-  """Cycles of each part of a sample, and what they come to."""
-  found = {name: number[name] / each * cycles(code, core)
-           for name, (code, each) in PARTS.items()}
-  found |= {'rows': number['rows'] * ROW_CYCLES, 'fixed': FIXED_CYCLES}
-  total = sum(found.values())
-  return {'ghz': ghz, 'cycles': {name: round(value) for name, value in found.items()},
-          'cycles_per_sample': round(total),
-          'realtime_factor': round(ghz * 1e9 / total / _RATE.value, 2)}
+def per_sample(export: export_lib.Export, folder: pathlib.Path) -> list[arm_code.Block]:
+  """The blocks that run for a sample."""
+  program, plugin = arm_code.compiled(folder)
+  export_lib.write(folder / 'voice', export)
+  mel = export.config.mel
+  found = []
+  for frames in FRAMES:
+    np.random.default_rng(0).normal(-5, 2, (frames, mel.bands)).astype(np.float32).tofile(
+        folder / 'mels')
+    found.append(arm_code.counts(program, plugin, 'say', folder / 'voice', folder / 'mels',
+                                 folder / 'pcm', '-', 1, 1, 1))
+  found[1].subtract(found[0])
+  samples = (FRAMES[1] - FRAMES[0]) * mel.hop
+  return arm_code.blocks(program, {a: n / samples for a, n in found[1].items() if n > 0})
 
 
-def main(_):
-  clocks = dict(CORES)
+def account(core: arm_code.Core, ghz: float, blocks: list[arm_code.Block],
+            export: export_lib.Export) -> dict:
+  """Cycles of the functions of a sample, and what they come to."""
+  found, missed = collections.Counter(), 0
+  total = sum(b.count * len(b.code) for b in blocks)
+  for block in blocks:
+    name = block.function
+    if block.count * len(block.code) < REST * total:
+      found['others'] += block.count * len(block.code)
+      continue
+    found[name] += block.count * arm_code.cycles(block, core)
+    if name != 'product_int8_dot' or export.block != (4, 4):
+      missed += block.exits
+  if export.weights == 'int8' and export.block == (4, 4):
+    missed += 2 * changes(export)
+  found['mispredicted'] = missed * core.miss
+  cycles = sum(found.values())
+  return {'model': core.model, 'ghz': ghz,
+          'cycles': {name: round(n) for name, n in found.most_common()},
+          'cycles_per_sample': round(cycles),
+          'realtime_factor': round(ghz * 1e9 / cycles / export.config.mel.sample_rate, 2)}
+
+
+def clocks() -> dict[str, float]:
+  """GHz of each core."""
+  found = {name: core.ghz for name, core in CORES.items()}
   for text in _GHZ.value or ():
     core, _, ghz = text.partition(':')
     try:
-      clocks[core] = float(ghz)
+      if core not in CORES:
+        raise ValueError(core)
+      found[core] = float(ghz)
     except ValueError as error:
-      raise InputError(f'--ghz={text}: expected core:GHz, such as cortex-a76:2.6.') from error
-  number = counts(_UNITS.value, _PROJECTION.value, _DENSITY.value)
+      raise InputError(f'--ghz={text}: expected core:GHz, such as cortex-a76:2.6, of '
+                       f'{list(CORES)}.') from error
+  return found
+
+
+def main(_):
+  ghz = clocks()
+  export = (export_lib.packed(export_lib.read(_MODEL.value), '') if _MODEL.value
+            else random_model())
+  with tempfile.TemporaryDirectory() as folder:
+    blocks = per_sample(export, pathlib.Path(folder))
   measure.report({
-      'units': _UNITS.value, 'projection': _PROJECTION.value, 'density': _DENSITY.value,
-      'counts': {name: round(value) for name, value in number.items()},
-      'cores': {core: account(core, ghz, number) for core, ghz in clocks.items()},
+      'case': _MODEL.value or _CASE.value, 'weights': export.weights, 'block': export.block,
+      'activations': export.config.model.activations,
+      'prediction': export.config.model.prediction,
+      'instructions_per_sample': round(sum(b.count * len(b.code) for b in blocks)),
+      'cores': {name: account(core, ghz[name], blocks, export) for name, core in CORES.items()},
       'assumptions': ASSUMPTIONS})
 
 

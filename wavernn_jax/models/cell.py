@@ -13,6 +13,8 @@ GRUs of other programs have a bias b beside R_e, inside the reset gate: `reset_b
 makes of it what is added to R h.
 """
 
+import functools
+
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -61,25 +63,30 @@ def reset_bias(b_H):
   return jnp.pad(b_H, (2 * len(b_H), 0))
 
 
-def step(R_HxG, h_BxH, x, bias_G=0):
+def step(R_HxG, h_BxH, x, bias_G=0, activations: str = 'float32'):
   """One step with all gate inputs known. Returns h_t, BxH."""
-  u, _, e, _ = gates(products.product(h_BxH, R_HxG) + bias_G, x)
+  u, _, e, _ = gates(_product(h_BxH, R_HxG, activations) + bias_G, x)
   return blend(h_BxH, u, e)
 
 
-def autodiff_scan(R_HxG, x_TxBxH, h_BxH, bias_G=0):
+def _product(h, R_HxG, activations: str):
+  """R h, of h as config.model.activations say."""
+  return products.product(products.rounded(h, activations), R_HxG)
+
+
+def autodiff_scan(R_HxG, x_TxBxH, h_BxH, bias_G=0, activations: str = 'float32'):
   """The states h_1..h_T, TxBxH: `step` under `lax.scan`, differentiated by JAX.
 
   The plain path that `scan` is tested and measured against.
   """
   def body(h, x):
-    h = step(R_HxG, h, x, bias_G)
+    h = step(R_HxG, h, x, bias_G, activations)
     return h, h
   return lax.scan(body, h_BxH, x_TxBxH)[1]
 
 
-@jax.custom_vjp
-def scan(R_HxG, x_TxBxH, h_BxH):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def scan(R_HxG, x_TxBxH, h_BxH, activations: str = 'float32'):
   """`autodiff_scan` with a backward that forms the gradient of R in one product.
 
   Autodiff accumulates an HxG outer product at every step; here the backward
@@ -90,16 +97,17 @@ def scan(R_HxG, x_TxBxH, h_BxH):
     R_HxG: recurrent weights [R_u, R_r, R_e]; their type is that of the products.
     x_TxBxH: gate inputs (x_u, x_r, x_e), float32 (float64 with float64 weights).
     h_BxH: initial state, of x's type.
+    activations: whether R sees h rounded (`products.rounded`).
 
   Returns:
     h_TxBxH, the states after each step.
   """
-  return _scan_forward(R_HxG, x_TxBxH, h_BxH)[0]
+  return _scan_forward(R_HxG, x_TxBxH, h_BxH, activations)[0]
 
 
-def _scan_forward(R_HxG, x_TxBxH, h_BxH):
+def _scan_forward(R_HxG, x_TxBxH, h_BxH, activations):
   def body(h, x):
-    u, r, e, m = gates(products.product(h, R_HxG), x)
+    u, r, e, m = gates(_product(h, R_HxG, activations), x)
     # Without the barrier XLA's CPU backend fuses the gates into each of their
     # users and so computes every sigmoid and tanh several times.
     u, r, e = lax.optimization_barrier((u, r, e))
@@ -109,7 +117,7 @@ def _scan_forward(R_HxG, x_TxBxH, h_BxH):
   return h_TxBxH, (R_HxG, *saved)
 
 
-def _scan_backward(saved, dy_TxBxH):
+def _scan_backward(activations, saved, dy_TxBxH):
   R_HxG, h_TxBxH, *gates_TxBxH = saved
   # Transposed once here: inside the loop it would be transposed at every step.
   R_GxH = lax.optimization_barrier(R_HxG.T)
@@ -126,7 +134,7 @@ def _scan_backward(saved, dy_TxBxH):
 
   dh_BxH, (du, dr, de, dm) = lax.scan(
       body, jnp.zeros_like(h_TxBxH[0]), (dy_TxBxH, h_TxBxH, *gates_TxBxH), reverse=True)
-  h_HxN = h_TxBxH.reshape(-1, h_TxBxH.shape[-1]).T
+  h_HxN = products.rounded(h_TxBxH, activations).reshape(-1, h_TxBxH.shape[-1]).T
   dR_HxG = jnp.concatenate(
       [products.product(h_HxN, d.reshape(-1, d.shape[-1]).astype(R_HxG.dtype))
        for d in (du, dr, dm)], axis=1)

@@ -125,8 +125,9 @@ class WaveRNN(InOrder):
     """The states TxBxH after each of given gate inputs."""
     operands = self.recurrent(params), x_TxBxH, h_BxH.astype(x_TxBxH[0].dtype)
     if 'reset_bias' in params:
-      return cell.autodiff_scan(*operands, cell.reset_bias(params['reset_bias']))
-    return cell.scan(*operands)
+      return cell.autodiff_scan(*operands, cell.reset_bias(params['reset_bias']),
+                                self.config.activations)
+    return cell.scan(*operands, self.config.activations)
 
   def priors(self, params, scale, coarse):
     """Slope and ramp of each byte's logits (`hearing.priors`), None without a prediction."""
@@ -137,13 +138,15 @@ class WaveRNN(InOrder):
   def byte_nats(self, params, h_TxBxH, targets, context_TxBxC=None, priors=NO_PRIORS):
     """Nats TxB of each byte's targets TxB after states, with context where there is one."""
     return {byte: likelihood.layer_nats(params['outputs'][byte], y, targets[byte],
-                                        self.config.compute_dtype, priors[byte])
+                                        self.config.compute_dtype, priors[byte],
+                                        self.config.activations)
             for byte, y in zip(BYTES, output_inputs(h_TxBxH, context_TxBxC), strict=True)}
 
   def mean_nats(self, params, h_TxBxH, targets, weight_TxB, context_TxBxC=None, priors=NO_PRIORS):
     """Means of `byte_nats` by weight, fast to differentiate."""
     return {byte: likelihood.mean_nats(params['outputs'][byte], y, targets[byte], weight_TxB,
-                                       self.config.compute_dtype, priors[byte])
+                                       self.config.compute_dtype, priors[byte],
+                                       self.config.activations)
             for byte, y in zip(BYTES, output_inputs(h_TxBxH, context_TxBxC), strict=True)}
 
   def sample(self, params, state, mel_BxFxM, keys_Bx2, temperatures, samples: int,
@@ -196,7 +199,7 @@ class WaveRNN(InOrder):
     def body(carry, at_t):
       h, *tape = carry
       x, uniform_2xB, context, live, row = at_t
-      g_BxG = recurrent(h) + bias_G  # once, for both halves
+      g_BxG = recurrent(products.rounded(h, self.config.activations)) + bias_G  # for both halves
       at = None if filters is None else jax.tree.map(lambda f: f[row], filters)
       previous, predicted = self.hearing.before(tape, at)
       half = functools.partial(self._half, params, h, g_BxG, uniform_2xB, temperatures,
@@ -220,7 +223,7 @@ class WaveRNN(InOrder):
     y = cell.part(g_BxG, h, [jnp.split(v, 2, axis=1)[i] for v in x], i, 2)
     logits = likelihood.layer_logits(
         params['outputs'][BYTES[i]], _beside(y, context), self.config.compute_dtype,
-        self.priors(params, scale, coarse)[BYTES[i]])
+        self.priors(params, scale, coarse)[BYTES[i]], self.config.activations)
     return y, draw.categorical(logits, uniform_2xB[i], temperatures[i])
 
   def recurrent(self, params):

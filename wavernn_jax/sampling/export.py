@@ -176,6 +176,8 @@ def _model_fields(config: Config) -> dict:
   fields, kind = to_dict(config.model), config.model.kind
   others = ['output']  # all have a dual softmax
   others += [name for owner, own in _OWN_FIELDS.items() if owner != kind for name in own]
+  if kind != 'wavernn':
+    others += ['activations']
   if kind == 'wavernn':
     others += ['lanes', 'horizon', 'taps_ahead']
   if config.model.prediction != 'spectral':

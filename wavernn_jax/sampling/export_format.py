@@ -31,6 +31,10 @@ Header
                compute_dtype   "float32", or "bfloat16": the inputs of all products were
                             rounded so in training, sums are float32. The sampler of XLA
                             does the same, the others here do not round: either will do
+               activations  "float32", or "int8": the inputs of R and O_1 .. O_4 were rounded in
+                            training, h to multiples of 1/127, relu(..) to those of its
+                            greatest / 127. XLA's sampler and runtime/ with int8 weights
+                            round, the others do not: either will do. "float32" where absent
   mel          of which spectrograms are (config.MelConfig): band b of frame f is
                log(max(Σ_k M_bk (|X_f[k]|² + power_floor)^(power/2), clamp)), log of base
                e or 10 by `log`; X: n_fft points of samples in [−1, 1] under a periodic

@@ -1,0 +1,243 @@
+/* Products of int8 for one instruction set; see vectors.inc.h. Sums are exact, in 32 bits, the
+   same on every processor: sixteen of a row of 16x1 blocks, four of one of 4x4. */
+
+#if INTEGER == AVX2 || INTEGER == AVX512
+/* `pmaddwd` adds products of neighbouring int16: two inputs of an output. */
+INLINE __m256i T(multiply)(__m128i weights, __m256i x) {
+  return _mm256_madd_epi16(_mm256_cvtepi8_epi16(weights), x);
+}
+
+/* Two inputs of neighbouring blocks. */
+INLINE int32_t T(two_inputs)(const int16_t *x, const uint16_t *index) {
+  return (int32_t)((uint32_t)(uint16_t)x[index[0]] | (uint32_t)(uint16_t)x[index[1]] << 16);
+}
+
+INLINE void T(columns_int8)(const wavernn_matrix *m, uint32_t row, const int16_t *x,
+                            int32_t y[LANES]) {
+  const uint16_t *index = m->indices + m->offsets[row], *end = m->indices + m->offsets[row + 1];
+  const __m128i *w = (const __m128i *)m->values + m->offsets[row];
+  __m256i low = _mm256_setzero_si256(), high = low;
+  for (; end - index >= 2; index += 2, w += 2) { /* two blocks, whose outputs are interleaved */
+    __m128i a = _mm_loadu_si128(w), b = _mm_loadu_si128(w + 1);
+    __m128i first = _mm_unpacklo_epi8(a, b), second = _mm_unpackhi_epi8(a, b);
+    __m256i v = _mm256_set1_epi32(T(two_inputs)(x, index));
+    low = _mm256_add_epi32(low, T(multiply)(first, v));
+    high = _mm256_add_epi32(high, T(multiply)(second, v));
+  }
+  if (index < end) {
+    __m128i a = _mm_loadu_si128(w), none = _mm_setzero_si128();
+    __m256i v = _mm256_set1_epi32((uint16_t)x[*index]);
+    low = _mm256_add_epi32(low, T(multiply)(_mm_unpacklo_epi8(a, none), v));
+    high = _mm256_add_epi32(high, T(multiply)(_mm_unpackhi_epi8(a, none), v));
+  }
+  _mm256_storeu_si256((__m256i *)y, low);
+  _mm256_storeu_si256((__m256i *)(y + 8), high);
+}
+
+INLINE __m256i T(four_inputs)(const int16_t *x, uint32_t column) {
+  int64_t inputs;
+  memcpy(&inputs, x + 4 * column, sizeof inputs);
+  return _mm256_set1_epi64x(inputs);
+}
+
+INLINE ints4 T(squares_int8)(const uint16_t *index, const int8_t *w, size_t count,
+                             const int16_t *x) {
+  __m256i sum = _mm256_setzero_si256();
+#if INTEGER == AVX512
+  __m512i wide[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+  for (; count >= 4; count -= 4, index += 4, w += 4 * LANES)
+    UNROLL for (int u = 0; u < 2; u++) { /* two blocks to a register */
+      __m512i v = _mm512_inserti64x4(
+          _mm512_castsi256_si512(T(four_inputs)(x, index[2 * u])),
+          T(four_inputs)(x, index[2 * u + 1]), 1);
+      __m256i both = _mm256_loadu_si256((const __m256i *)(w + 2 * u * LANES));
+      wide[u] = _mm512_add_epi32(wide[u], _mm512_madd_epi16(_mm512_cvtepi8_epi16(both), v));
+    }
+  wide[0] = _mm512_add_epi32(wide[0], wide[1]);
+  sum = _mm256_add_epi32(_mm512_castsi512_si256(wide[0]), _mm512_extracti64x4_epi64(wide[0], 1));
+#else
+  __m256i other = _mm256_setzero_si256();
+  for (; count >= 2; count -= 2, index += 2, w += 2 * LANES) {
+    __m256i a = T(multiply)(_mm_loadu_si128((const __m128i *)w), T(four_inputs)(x, index[0]));
+    __m256i b = T(multiply)(_mm_loadu_si128((const __m128i *)(w + LANES)),
+                            T(four_inputs)(x, index[1]));
+    sum = _mm256_add_epi32(sum, a);
+    other = _mm256_add_epi32(other, b);
+  }
+  sum = _mm256_add_epi32(sum, other);
+#endif
+  for (; count; count--, index++, w += LANES) {
+    __m256i a = T(multiply)(_mm_loadu_si128((const __m128i *)w), T(four_inputs)(x, *index));
+    sum = _mm256_add_epi32(sum, a);
+  }
+  __m128i low = _mm256_castsi256_si128(sum), high = _mm256_extracti128_si256(sum, 1);
+  return (ints4)_mm_hadd_epi32(low, high); /* of two sums of each output */
+}
+#endif
+
+#if INTEGER == NEON || INTEGER == DOT
+INLINE void T(add_int8)(int32x4_t sum[4], const int8_t *w, int16x4_t x) {
+  int8x16_t weights = vld1q_s8(w);
+  int16x8_t low = vmovl_s8(vget_low_s8(weights)), high = vmovl_s8(vget_high_s8(weights));
+  sum[0] = vmlal_s16(sum[0], vget_low_s16(low), x);
+  sum[1] = vmlal_s16(sum[1], vget_high_s16(low), x);
+  sum[2] = vmlal_s16(sum[2], vget_low_s16(high), x);
+  sum[3] = vmlal_s16(sum[3], vget_high_s16(high), x);
+}
+
+INLINE void T(columns_int8)(const wavernn_matrix *m, uint32_t row, const int16_t *x,
+                            int32_t y[LANES]) {
+  int32x4_t sum[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
+  for (uint32_t k = m->offsets[row]; k < m->offsets[row + 1]; k++)
+    T(add_int8)(sum, (const int8_t *)m->values + (size_t)LANES * k, vdup_n_s16(x[m->indices[k]]));
+  for (int i = 0; i < 4; i++) vst1q_s32(y + 4 * i, sum[i]);
+}
+#endif
+
+#if INTEGER == NEON
+INLINE ints4 T(squares_int8)(const uint16_t *index, const int8_t *w, size_t count,
+                             const int16_t *x) {
+  int32x4_t sum[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
+  for (; count; count--, index++, w += LANES) T(add_int8)(sum, w, vld1_s16(x + 4 * *index));
+  return (ints4)vpaddq_s32(vpaddq_s32(sum[0], sum[1]), vpaddq_s32(sum[2], sum[3]));
+}
+#endif
+
+#if INTEGER == DOT
+/* `sdot` multiplies a block by four inputs at once. Inputs of 15 bits are 128 · a + b, two bytes:
+   a of four inputs, then b of them (`shorten`); those of 8 bits are one. */
+INLINE void T(add_square)(int32x4_t *high, int32x4_t *low, int8x16_t w, int8x8_t v,
+                          const bool bytes) {
+  *high = vdotq_lane_s32(*high, w, v, 0);
+  if (!bytes) *low = vdotq_lane_s32(*low, w, v, 1);
+}
+
+INLINE int8x8_t T(four_inputs)(const int8_t *x, uint64_t column, const bool bytes) {
+  if (!bytes) return vld1_s8(x + 8 * column);
+  return vreinterpret_s8_s32(vld1_dup_s32((const int32_t *)(const void *)(x + 4 * column)));
+}
+
+/* The four sums of `count` blocks. */
+INLINE ints4 T(sdot_squares)(const uint16_t *index, const int8_t *w, size_t count,
+                             const int8_t *x, const bool bytes) {
+  int32x4_t high[2] = {vdupq_n_s32(0), vdupq_n_s32(0)}, low[2] = {high[0], high[0]};
+  for (; count >= 4; count -= 4, index += 4, w += 4 * LANES) {
+    uint64_t four; /* indices of one load */
+    int8x16_t weights[4];
+    int8x8_t v[4];
+    memcpy(&four, index, sizeof four);
+    UNROLL for (int u = 0; u < 4; u++) weights[u] = vld1q_s8(w + u * LANES);
+    UNROLL for (int u = 0; u < 4; u++) v[u] = T(four_inputs)(x, four >> 16 * u & 0xffff, bytes);
+    /* All loads come first: a core that works in order would wait for each. */
+    __asm__("" : "+w"(weights[0]), "+w"(weights[1]), "+w"(weights[2]), "+w"(weights[3]),
+                 "+w"(v[0]), "+w"(v[1]), "+w"(v[2]), "+w"(v[3]));
+    UNROLL for (int u = 0; u < 4; u++)
+      T(add_square)(&high[u % 2], &low[u % 2], weights[u], v[u], bytes);
+  }
+  for (; count; count--, index++, w += LANES)
+    T(add_square)(&high[0], &low[0], vld1q_s8(w), T(four_inputs)(x, *index, bytes), bytes);
+  int32x4_t sum = vaddq_s32(high[0], high[1]);
+  if (!bytes) sum = vaddq_s32(vaddq_s32(low[0], low[1]), vshlq_n_s32(sum, 7));
+  return (ints4)sum;
+}
+#endif
+
+#if INTEGER == 0
+INLINE void T(columns_int8)(const wavernn_matrix *m, uint32_t row, const int16_t *x,
+                            int32_t y[LANES]) {
+  const int8_t *values = m->values;
+  memset(y, 0, LANES * sizeof *y);
+  for (uint32_t k = m->offsets[row]; k < m->offsets[row + 1]; k++)
+    for (int o = 0; o < LANES; o++)
+      y[o] += values[(size_t)LANES * k + (size_t)o] * x[m->indices[k]];
+}
+
+INLINE ints4 T(squares_int8)(const uint16_t *index, const int8_t *w, size_t count,
+                             const int16_t *x) {
+  ints4 sum = {0};
+  for (; count; count--, index++, w += LANES)
+    for (int i = 0; i < LANES; i++) sum[i / 4] += w[i] * x[4 * *index + i % 4];
+  return sum;
+}
+#endif
+
+INLINE void T(square_product)(const wavernn_matrix *m, const int16_t *x, float unit,
+                              float *restrict y, const bool bytes) {
+  const uint32_t *restrict order = m->order, *restrict offsets = m->offsets;
+  const uint16_t *restrict indices = m->indices;
+  const int8_t *restrict values = m->values;
+  const float *restrict scales = m->scales;
+  for (const uint32_t *end = order + m->rows; order < end; order++) {
+    size_t row = *order, first = offsets[row], count = offsets[row + 1] - first;
+#if INTEGER == DOT
+    ints4 sum = T(sdot_squares)(indices + first, values + LANES * first, count,
+                                (const int8_t *)x, bytes);
+#else
+    (void)bytes;
+    ints4 sum = T(squares_int8)(indices + first, values + LANES * first, count, x);
+#endif
+    floats4 scale = *(const floats4_at *)(scales + 4 * row) * unit;
+    *(floats4_at *)(y + 4 * row) = __builtin_convertvector(sum, floats4) * scale;
+  }
+}
+
+/* y = matrix · x of int8, whose activations are integers in steps of `unit`. */
+TARGET static void T(product_int8)(const wavernn_matrix *m, const int16_t *x, float unit,
+                                   float *restrict y) {
+  int32_t sums[LANES];
+  if (m->square && m->bytes) return T(square_product)(m, x, unit, y, true);
+  if (m->square) return T(square_product)(m, x, unit, y, false);
+  for (uint32_t row = 0; row < m->rows; row++) {
+    const float *scales = m->scales + LANES * row;
+    T(columns_int8)(m, row, x, sums);
+    for (uint32_t o = 0; o < LANES; o++) y[LANES * row + o] = (float)sums[o] * (scales[o] * unit);
+  }
+}
+
+/* Activations as integers of at most 15 bits, in the order that the products of `m` read. */
+#if INTEGER == NEON || INTEGER == DOT
+INLINE int16x8_t T(rounded)(const float *x, float scale, size_t second) {
+  T(floats) low = T(get)(x) * scale, high = T(get)(x + second) * scale;
+  return vcombine_s16(vqmovn_s32(vcvtnq_s32_f32((float32x4_t)low)), /* NaN becomes 0 */
+                      vqmovn_s32(vcvtnq_s32_f32((float32x4_t)high)));
+}
+
+TARGET static void T(shorten)(const float *x, size_t n, float scale, const wavernn_matrix *m,
+                              void *out, size_t at) {
+  for (size_t i = 0; i < n; i += 8) { /* n is a multiple of 4: the last four may come twice */
+    size_t second = i + 4 < n ? 4 : 0;
+    int16x8_t v = T(rounded)(x + i, scale, second);
+    if (INTEGER != DOT || !m->square) {
+      int16_t *whole = (int16_t *)out + at + i;
+      vst1_s16(whole, vget_low_s16(v));
+      vst1_s16(whole + second, vget_high_s16(v));
+    } else if (m->bytes) {
+      int32x2_t bytes = vreinterpret_s32_s8(vqmovn_s16(v));
+      int32_t *words = (int32_t *)out + (at + i) / 4;
+      vst1_lane_s32(words, bytes, 0);
+      vst1_lane_s32(words + second / 4, bytes, 1);
+    } else {
+      int32x2_t high = vreinterpret_s32_s8(vshrn_n_s16(v, 7));
+      int32x2_t low = vreinterpret_s32_s8(vand_s8(vmovn_s16(v), vdup_n_s8(127)));
+      int32_t *words = (int32_t *)out + (at + i) / 2;
+      vst1_s32(words, vzip1_s32(high, low));
+      vst1_s32(words + second / 2, vzip2_s32(high, low));
+    }
+  }
+}
+#else
+TARGET static void T(shorten)(const float *x, size_t n, float scale, const wavernn_matrix *m,
+                              void *out, size_t at) {
+  int16_t *whole = (int16_t *)out + at;
+  float limit = 16256;
+  (void)m;
+  for (size_t i = 0; i < n; i++) {
+    float v = x[i] * scale;
+    v = v > -limit ? v : -limit; /* also NaN */
+    v = v < limit ? v : limit;
+    v += 12582912.0f; /* rounds: 1.5 · 2^23 */
+    v -= 12582912.0f;
+    whole[i] = (int16_t)v;
+  }
+}
+#endif
