@@ -93,7 +93,7 @@ def test_every_model_is_an_engine(fields, mel):
 def test_activations_of_8_bits(block):
   """Those of the scan sampler, which rounds in float32; not those of 15 bits."""
   key = 'int8', block, BYTES
-  contract.verify_engine(lambda t: Sampler(packed(*key), t), lambda t: reference(key, t),
+  contract.verify_engine(lambda t: RuntimeEngine(packed(*key), t), lambda t: reference(key, t),
                          nats=1e-3)
   mel = mel_of(packed(*key))
   pcm = np.random.default_rng(1).integers(-2**15, 2**15, 4 * FRAMES).astype(np.int16)
@@ -203,7 +203,7 @@ def test_the_first_sample_comes_after_as_many_frames_as_it_says(layers, center, 
 def test_a_stream_of_python_with_one_layer_speaks_after_three_frames():
   """In blocks of one frame; one in the library waits no longer."""
   export = packed('float32', (16, 1), (('layers', 1),))
-  engine = scan.Sampler(models.build(export.config), export.params(), (1.0, 1.0), 1)
+  engine = scan.ScanEngine(models.build(export.config), export.params(), (1.0, 1.0), 1)
   taken = []
 
   def frames():
