@@ -8,7 +8,9 @@ import subprocess
 import tempfile
 
 import numpy as np
+import random_models
 
+from wavernn_jax.config import Config, EvaluationConfig, MelConfig, ModelConfig, PruningConfig
 from wavernn_jax.models import wavernn
 from wavernn_jax.sampling import export as export_lib
 from wavernn_jax.sampling.engine import Engine
@@ -183,3 +185,39 @@ class Program:
       mels.write_bytes(np.asarray(mel_FxM, np.float32).tobytes())
       printed = self.run(what, voice, mels, out, kernel, *arguments)
       return np.fromfile(out, dtype), printed
+
+
+# Random voices, and what they say
+
+
+@functools.cache
+def packed(weights='float32', block=(16, 1), fields=(), mel=()):
+  """A random model of half its blocks."""
+  config = Config(
+      model=ModelConfig(**{'units': 32, 'projection': 16, 'channels': 8, 'layers': 2}
+                        | dict(fields)),
+      mel=MelConfig(**(vars(random_models.MEL) | dict(mel))),
+      evaluation=EvaluationConfig(block_frames=4),
+      pruning=PruningConfig(recurrent=0.5, hidden=0.5, output=0.5, block_outputs=block[0],
+                            block_inputs=block[1], start=0, steps=1))
+  return export_lib.pack(*random_models.pruned_run(config), config, weights)
+
+
+@functools.cache
+def data(*key) -> bytes:
+  return export_lib.to_bytes(packed(*key))
+
+
+def mel_of(export, frames=9):
+  return random_models.log_mel(export.config.mel, frames)
+
+
+def said(voice: Voice, mel_FxM, seed=0, utterance=0) -> np.ndarray:
+  """The samples of an utterance whose frames go in as they are taken."""
+  speaker, made = Stream(voice), []
+  speaker.reset(seed, utterance)
+  while len(mel_FxM):
+    mel_FxM = mel_FxM[speaker.push(mel_FxM):]
+    made.append(speaker.pull(10_000))
+  speaker.end()
+  return np.concatenate([*made, speaker.pull(10_000)])
