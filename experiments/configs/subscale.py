@@ -8,9 +8,9 @@ Variants: `x16` (the paper's 1024 units and 16 lanes; needs an accelerator),
 update) and `tiny` (4 lanes, seconds on a CPU, for tests).
 
 A lane of the dense model's 960-sample crops would have 60 positions, fewer than the
-horizon of 64; crops of `x16` are four times as long and batches a quarter. `small` is the
-model of `python -m experiments.sweeps.subscale`, whose table has its score: lanes that
-code residuals need no context network, and no horizon beyond 8.
+horizon of 64; the paper's model has crops four times as long and a quarter as many. The
+small one is that of `python -m experiments.sweeps.subscale`, whose table has its score:
+lanes that code residuals have no context network, and a horizon of 8 is enough for them.
 """
 
 from experiments.configs import dense
