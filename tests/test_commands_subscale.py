@@ -135,7 +135,7 @@ def test_a_fused_run_goes_on_is_evaluated_exported_and_heard(corpus, tiny_config
          for folder in ('run', 'export')]
   np.testing.assert_array_equal(*pcm)
   assert len(pcm[0]) == len(audio.read_audio(file, config.mel.sample_rate))
-  with pytest.raises(InputError, match="--engine=cpu: found model.kind = 'fused', expected 'wavernn'"):
+  with pytest.raises(InputError, match="engine=cpu: found model.kind = 'fused', expected 'wavern"):
     commands.synthesize(str(torn), str(file), str(tmp_path / 'cpu'), engine='cpu')
 
 

@@ -29,7 +29,7 @@ from wavernn_jax.training import checkpoints
 
 REFERENCE = 'dense'
 ENGINES = 'scan', 'cpu', 'pallas'
-_PURPOSES = {'scan': 'train', 'cpu': 'cpu', 'pallas': 'persistent'}  # of rules.py
+_PURPOSES = {'cpu': 'cpu', 'pallas': 'persistent'}  # of rules.py
 _FILES = {'dense': dense, 'sparse': sparse, 'subscale': subscale, 'fused': fused,
           'wavenet': wavenet}
 _LARGEST = {'subscale': 'x16', 'fused': 'x2'}  # variants of the paper's size
@@ -103,8 +103,8 @@ def columns(config: config_lib.Config, folder: pathlib.Path) -> dict:
 
 def _open(voice, engine: str):
   """The engine of a voice, or None and why there is none."""
-  if problems := rules.problems(voice.config, _PURPOSES[engine]):
-    return None, problems[0]
+  if engine in _PURPOSES and (reasons := rules.unsuited(voice.config, _PURPOSES[engine])):
+    return None, reasons[0]
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')  # that scan takes the place of a kernel
     sampler = sampling.open(voice, engine)
