@@ -21,8 +21,9 @@ PLAIN = ModelConfig(units=32, projection=16, channels=8, layers=2)
 
 
 @pytest.mark.parametrize('model', [
-    build(kind='wavernn', lanes=1, horizon=0), SPECTRAL, build(), build(lanes=2, horizon=0),
-    build_fused(), build_fused(lanes=4, horizon=0), build_wavenet(),
+    build(kind='wavernn', lanes=1, horizon=0), SPECTRAL, build(),
+    pytest.param(build(lanes=2, horizon=0), marks=pytest.mark.slow), build_fused(),
+    pytest.param(build_fused(lanes=4, horizon=0), marks=pytest.mark.slow), build_wavenet(),
     build_wavenet(prediction='spectral', taps=6), build(mel=random_models.FUSED_MEL, **LANES),
     build_fused(**LANES), build(**MIXTURE),
     build(prediction='spectral', taps=6, reset_bias=True, **MIXTURE)],
