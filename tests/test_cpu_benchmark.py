@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.benchmarks import cpu_curve as plot, cpu_loops, cpu_sampling
+from experiments.benchmarks import cpu_curve as plot, cpu_loops, cpu_sampling, measure
 from wavernn_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -52,8 +52,8 @@ def test_results_of_another_kind_are_one_clear_error(tmp_path, text):
 @pytest.mark.parametrize('text', ['64:32', '64:32:0', '64:32:1.5', 'a:b:c'])
 def test_wrong_cases_are_named(text):
   with pytest.raises(InputError, match='--case='):
-    cpu_sampling.case(text)
-  assert cpu_sampling.case('64:32:1') == (64, 32, 1.0)
+    measure.case(text)
+  assert measure.case('64:32:1') == (64, 32, 1.0)
 
 
 @pytest.mark.slow

@@ -40,7 +40,6 @@ import numpy as np
 
 from experiments.benchmarks import cpu_loops, measure
 from wavernn_jax import config as config_lib, draw
-from wavernn_jax.errors import InputError
 from wavernn_jax.sampling import cpu, export as export_lib
 from wavernn_jax.sampling.cpu import engine, loop
 
@@ -61,22 +60,6 @@ _FRAMES = flags.DEFINE_integer(
     'block_frames', 16, 'Mel frames of a call of the engine.', 1)
 _CURVE = flags.DEFINE_bool(
     'curve', False, 'Time many densities and widths, in bfloat16 with one thread.')
-
-
-def case(text: str) -> tuple[int, int, float]:
-  """(units, projection, density) of a flag.
-
-  Raises:
-    InputError: if it is of another form.
-  """
-  try:
-    units, projection, density = text.split(':')
-    if not 0 < float(density) <= 1:
-      raise ValueError
-    return int(units), int(projection), float(density)
-  except ValueError as error:
-    raise InputError(f'--case={text}: expected units:projection:density with a density in '
-                     '(0, 1], such as 1024:512:0.05.') from error
 
 
 def export(units: int, projection: int, density: float, weights: str,
@@ -174,7 +157,7 @@ def _us(seconds: float) -> float:
 
 def measure_case(text: str, weights, threads, folder: pathlib.Path) -> list[dict]:
   """The rows of one size and density, measured in turns."""
-  units, projection, density = case(text)
+  units, projection, density = measure.case(text)
   rows = []
   for kind, prediction in itertools.product(weights, _PREDICTION.value):
     packed = export(units, projection, density, kind, prediction)
@@ -227,7 +210,7 @@ def main(_):
   cores = len(os.sched_getaffinity(0))
   threads = sorted(set(_THREADS.value or ([1] if _CURVE.value else [1, cores])))
   for text in cases:
-    case(text)
+    measure.case(text)
   rows = []
   with tempfile.TemporaryDirectory() as folder:
     for text in cases:

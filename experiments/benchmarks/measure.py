@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from wavernn_jax import backend, config as config_lib, draw, models, pruning
+from wavernn_jax.errors import InputError
 from wavernn_jax.sampling import export as export_lib
 
 
@@ -58,6 +59,22 @@ def next_block(sampler, batch: int, started: int = 1 << 20):
     pcm, state = sampler.next_block(state, mel_BxFxM, keys)
     return pcm
   return function
+
+
+def case(text: str) -> tuple[int, int, float]:
+  """(units, projection, density) of a flag.
+
+  Raises:
+    InputError: if it is of another form.
+  """
+  try:
+    units, projection, density = text.split(':')
+    if not 0 < float(density) <= 1:
+      raise ValueError
+    return int(units), int(projection), float(density)
+  except ValueError as error:
+    raise InputError(f'--case={text}: expected units:projection:density with a density in '
+                     '(0, 1], such as 1024:512:0.05.') from error
 
 
 def pruned_export(config: config_lib.Config, density: float, weights: str,

@@ -83,14 +83,8 @@ class Runtime:
 
 def random_export() -> export_lib.Export:
   """The model of the flags."""
-  try:
-    units, projection, density = _CASE.value.split(':')
-    config = config_lib.Config()
-    config.model.units, config.model.projection = int(units), int(projection)
-    density = float(density)
-  except ValueError as error:
-    raise InputError(f'--case={_CASE.value}: expected units:projection:density, such as '
-                     '1024:512:0.05.') from error
+  config = config_lib.Config()
+  config.model.units, config.model.projection, density = measure.case(_CASE.value)
   block = tuple(map(int, _BLOCK.value.split('x')))
   return measure.pruned_export(config, density, _WEIGHTS.value, block)
 

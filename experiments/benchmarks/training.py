@@ -38,11 +38,9 @@ _PARTS = flags.DEFINE_bool('parts', True, 'Time the parts of the full step.')
 
 def full_step(config) -> dict:
   """Samples a second of the train step with its loader, and the loader's share."""
-  model = models.build(config)
   with tempfile.TemporaryDirectory() as folder:
-    batches = train_step.noise_batches(model, config, folder)
-    step = backend.jit(functools.partial(step_lib.train_step, model, config), donate_argnums=0)
-    state, _ = step(step_lib.initial_state(model.init(0), config), next(batches))
+    model, batches, step, state = _prepared(config, folder)
+    state, _ = step(state, next(batches))
     times, loading = [], []
     for _ in range(_REPEATS.value):
       start = time.perf_counter()
@@ -58,6 +56,14 @@ def full_step(config) -> dict:
               'loader_samples_per_second': samples / float(np.median(loading))}
     return result | {'parts_ms': train_step.parts(
         model, config, next(batches), _REPEATS.value)} if _PARTS.value else result
+
+
+def _prepared(config, folder):
+  """The model, its batches, the compiled train step and the state before the first one."""
+  model = models.build(config)
+  batches = train_step.noise_batches(model, config, folder)
+  step = backend.jit(functools.partial(step_lib.train_step, model, config), donate_argnums=0)
+  return model, batches, step, step_lib.initial_state(model.init(0), config)
 
 
 def backward_speedup(units=896, batch=32, steps=240) -> dict:
@@ -87,10 +93,7 @@ def prediction_ratio() -> dict:
 
 def _stepper(config, folder):
   """A function that takes a step with the next batch."""
-  model = models.build(config)
-  batches = train_step.noise_batches(model, config, folder)
-  step = backend.jit(functools.partial(step_lib.train_step, model, config), donate_argnums=0)
-  state = step_lib.initial_state(model.init(0), config)
+  _, batches, step, state = _prepared(config, folder)
 
   def function():
     nonlocal state
