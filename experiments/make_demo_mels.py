@@ -12,9 +12,10 @@ import dataclasses
 import json
 import pathlib
 
-from absl import app, flags
+from absl import flags
 import numpy as np
 
+from experiments import cli
 from wavernn_jax import audio, commands
 from wavernn_jax.config import MelConfig
 
@@ -22,7 +23,7 @@ _DATA = flags.DEFINE_string('data_dir', None, 'Folder of kathleen24.', required=
 _COUNT = flags.DEFINE_integer('count', 6, 'Number of sentences.', 1)
 
 
-def main(_):
+def main():
   folder, mel = commands.DEMO_MELS, MelConfig()
   folder.mkdir(exist_ok=True)
   texts = _texts(pathlib.Path(_DATA.value) / 'metadata.tsv')
@@ -44,4 +45,4 @@ def _texts(path: pathlib.Path) -> dict[str, str]:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.run(main)

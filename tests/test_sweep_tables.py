@@ -6,6 +6,7 @@ from scipy import stats
 
 from experiments.sweeps import (
   cells as cells_lib,
+  folding,
   prediction,
   rows as rows_lib,
   sparse_vs_dense,
@@ -127,7 +128,7 @@ def test_forms_of_prediction_are_compared_with_the_paper_s(tmp_path):
 def ablation(tmp_path):
   path = tmp_path / 'runs.csv'
   common = {'parameters': 1000, 'nll_coarse': 1.0, 'nll_fine': 5.0, 'latency_seconds': 0.5,
-            'log_mel_l1': 1.0, 'updates': 10}
+            'log_mel_l1': 1.0, 'voicing_f1': 0.9, 'periodicity': 0.8, 'updates': 10}
   for name, nll, kind, lanes, horizon, by_lane, speed in (
       ('plain', (6.0, 6.0), 'wavernn', 1, 0, '', 10),
       ('two', (6.1, 6.1), 'subscale', 2, 8, '6.5 5.7', 20),
@@ -139,7 +140,10 @@ def ablation(tmp_path):
   for name, nll, kind, lanes in (('plain20', (5.5, 5.5), 'wavernn', 1),
                                  ('four20', (5.8, 5.8), 'subscale', 4)):
     _add(path, name, nll, kind=kind, lanes=lanes, horizon=8 * (lanes > 1), samples_per_second=9,
-         nll_lanes='6.1 6.0 5.7 5.4' if lanes > 1 else '', **common | {'updates': 20})
+         nll_lanes='6.1 6.0 5.7 5.4' if lanes > 1 else '', **common | {'updates': 20} | {
+             f'fold2_{c}': n for c, n in (('samples_per_second', 33.0), ('voicing_f1', 0.7),
+                                          ('periodicity', 0.6), ('log_mel_l1', 0.5))
+             if lanes == 1})
   return cells_lib.read_cells(path, subscale.key)
 
 
@@ -153,9 +157,11 @@ def test_ablation_s_panels_have_its_runs_against_lanes_horizon_and_speed(ablatio
 
 
 def test_ablation_s_table_and_lanes_compare_runs_of_one_length(ablation):
-  lines = subscale.table(ablation).splitlines()
+  lines, folded = (part.splitlines() for part in subscale.table(ablation).split(
+      '\n\nThe plain model, folded with cross-fades:\n\n'))
   assert len(lines) == 2 + 7 and '+0.200 | [+0.200, +0.200] |' in lines[5]
   assert '| 6.000 |  |  |  |' in lines[2] and '+0.300 | [+0.300, +0.300] |' in lines[-1]
+  assert folded[2:] == [f'| 20 | 2 | {folding.OVERLAP} | 33 | 0.70 | 0.60 | 0.50 |']
   (panel,) = subscale.lane_figure(ablation).axes
   *_, last, zero = panel.lines
   np.testing.assert_allclose(last.get_ydata(), [0.6, 0.5, 0.2, -0.1])

@@ -18,11 +18,12 @@ import json
 import pathlib
 import time
 
-from absl import app, flags
+from absl import flags
 import jax
 from matplotlib import figure
 import numpy as np
 
+from experiments import cli
 from experiments.benchmarks import measure, train_step
 from wavernn_jax import config as config_lib, draw, models, pruning
 from wavernn_jax.sampling import scan
@@ -301,7 +302,7 @@ def picture(rows: list[dict]) -> figure.Figure:
   return drawing
 
 
-def main(_):
+def main():
   folder = pathlib.Path(_FOLDER.value)
   folder.mkdir(parents=True, exist_ok=True)
   rows, source = run(), measure.source()
@@ -313,4 +314,4 @@ def main(_):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.run(main)

@@ -10,9 +10,10 @@ the width of the layer (§3). Reads the last line of the benchmark's output.
 import json
 import pathlib
 
-from absl import app, flags
+from absl import flags
 import numpy as np
 
+from experiments import cli
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import pictures
 
@@ -56,10 +57,10 @@ def figure(rows: list[dict]):
   return result
 
 
-def main(_):
+def main():
   pictures.save(figure(read_rows(_RESULTS.value)), _OUTPUT.value)
   print(json.dumps({'picture': _OUTPUT.value}))
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.run(main)

@@ -34,10 +34,11 @@ import statistics
 import tempfile
 import time
 
-from absl import app, flags
+from absl import flags
 import jax
 import numpy as np
 
+from experiments import cli
 from experiments.benchmarks import cpu_loops, measure
 from wavernn_jax import config as config_lib, draw
 from wavernn_jax.sampling import cpu, export as export_lib
@@ -204,7 +205,7 @@ def _counterpart(rows: list[dict], row: dict, **changes) -> dict | None:
   return next((r for r in rows if all(r[k] == v for k, v in wanted.items())), None)
 
 
-def main(_):
+def main():
   cases = _CASES.value or (CURVE if _CURVE.value else CASES)
   weights = _WEIGHTS.value or (['bfloat16'] if _CURVE.value else ['float32', 'bfloat16', 'int8'])
   cores = len(os.sched_getaffinity(0))
@@ -221,4 +222,4 @@ def main(_):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.run(main)

@@ -10,10 +10,11 @@ by lane they say how a model's nats would be spread if it used all that a lane m
 see. The last line is one JSON object, in nats/sample.
 """
 
-from absl import app, flags
+from absl import flags
 import numpy as np
 import scipy.linalg
 
+from experiments import cli
 from experiments.benchmarks import measure
 from wavernn_jax import config as config_lib
 from wavernn_jax.data import corpus
@@ -50,7 +51,7 @@ def lane_entropies(pcm_T, lanes: int):
   return plain[len(plain) // 2:].mean(), folded[:, quarter:-quarter].mean(axis=1)
 
 
-def main(_):
+def main():
   rng, config = np.random.default_rng(0), config_lib.Config()
   config.data.dir = _DATA.value
   held_out = corpus.load_utterances(corpus.split_files(config.data)['valid'], config.data,
@@ -69,4 +70,4 @@ def main(_):
 
 if __name__ == '__main__':
   flags.mark_flag_as_required('speech')
-  app.run(main)
+  cli.run(main)

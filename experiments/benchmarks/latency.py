@@ -17,9 +17,10 @@ import statistics
 import tempfile
 import time
 
-from absl import app, flags
+from absl import flags
 import numpy as np
 
+from experiments import cli
 from experiments.benchmarks import measure
 from wavernn_jax import config as config_lib, draw, sampling, voice as voice_lib
 from wavernn_jax.sampling import export as export_lib, stream
@@ -68,7 +69,7 @@ def random_voice() -> voice_lib.Voice:
     return export_lib.read(path)
 
 
-def main(_):
+def main():
   voice = export_lib.read(_MODEL.value) if _MODEL.value else random_voice()
   voice.config.evaluation.block_frames = 1
   engine = sampling.open(voice, _ENGINE.value)
@@ -86,4 +87,4 @@ def main(_):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.run(main)

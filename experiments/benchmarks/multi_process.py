@@ -16,10 +16,11 @@ import sys
 import tempfile
 import time
 
-from absl import app, flags
+from absl import flags
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from experiments import cli
 from experiments.benchmarks import measure, train_step
 from wavernn_jax import backend, config as config_lib, models
 from wavernn_jax.training import step as step_lib, stopping, world
@@ -101,7 +102,7 @@ class Side:
       process.wait()
 
 
-def main(_):
+def main():
   if _SIDE.value:
     coordinator, count, index = _SIDE.value
     if int(count) > 1:
@@ -129,4 +130,4 @@ def main(_):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.run(main)

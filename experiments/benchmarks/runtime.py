@@ -18,9 +18,10 @@ import subprocess
 import tempfile
 import time
 
-from absl import app, flags
+from absl import flags
 import numpy as np
 
+from experiments import cli
 from experiments.benchmarks import measure
 from wavernn_jax import config as config_lib, draw
 from wavernn_jax.errors import InputError
@@ -100,7 +101,7 @@ def times(functions: dict) -> dict[str, list[float]]:
   return found
 
 
-def main(_):
+def main():
   export, frames = random_export(), _FRAMES.value
   mel, samples = export.config.mel, frames * export.config.mel.hop
   engine = cpu.CpuEngine(export, block_frames=frames, threads=1)
@@ -132,4 +133,4 @@ def main(_):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.run(main)

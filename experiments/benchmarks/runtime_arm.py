@@ -15,9 +15,10 @@ import collections
 import pathlib
 import tempfile
 
-from absl import app, flags
+from absl import flags
 import numpy as np
 
+from experiments import cli
 from experiments.benchmarks import arm_code, measure
 from wavernn_jax import config as config_lib
 from wavernn_jax.errors import InputError
@@ -116,7 +117,7 @@ def clocks() -> dict[str, float]:
   return found
 
 
-def main(_):
+def main():
   ghz = clocks()
   export = (export_lib.packed(export_lib.read(_MODEL.value), '') if _MODEL.value
             else random_model())
@@ -132,4 +133,4 @@ def main(_):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.run(main)

@@ -6,8 +6,9 @@ The last line is one JSON object; `rows` hold `samples_per_second` of all lanes
 together and `realtime_factor` of one lane at 24 kHz.
 """
 
-from absl import app, flags
+from absl import flags
 
+from experiments import cli
 from experiments.benchmarks import measure
 from wavernn_jax import config as config_lib, models
 from wavernn_jax.sampling import scan
@@ -20,7 +21,7 @@ _REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed blocks for each batch size.
 _BLOCK = flags.DEFINE_integer('block_frames', 16, 'Mel frames of a block.')
 
 
-def main(_):
+def main():
   config = config_lib.Config()
   config.model.units, config.model.projection = _UNITS.value, _PROJECTION.value
   config.model.compute_dtype = _DTYPE.value
@@ -38,4 +39,4 @@ def main(_):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.run(main)

@@ -16,10 +16,11 @@ utterance takes so much longer to draw), and of the most lanes
 
 import functools
 
-from absl import app, flags
+from absl import flags
 import jax
 import jax.numpy as jnp
 
+from experiments import cli
 from experiments.benchmarks import measure
 from wavernn_jax import backend, config as config_lib, models, rules
 from wavernn_jax.models import context, skew
@@ -77,7 +78,7 @@ def sampler(lanes: int) -> scan.ScanEngine:
   return scan.ScanEngine(model, model.init(0), block_frames=_FRAMES.value)
 
 
-def main(_):
+def main():
   samplers = {lanes: sampler(lanes) for lanes in _LANES.value}
   functions = {lanes: measure.next_block(found, 1) for lanes, found in samplers.items()}
   most = max(_LANES.value)
@@ -102,4 +103,4 @@ def main(_):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.run(main)

@@ -15,11 +15,12 @@ import functools
 import tempfile
 import time
 
-from absl import app, flags
+from absl import flags
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import cli
 from experiments.benchmarks import measure, train_step
 from wavernn_jax import backend, config as config_lib, models, rules
 from wavernn_jax.models import cell
@@ -112,7 +113,7 @@ def _config(prediction: str = 'none') -> config_lib.Config:
   return config
 
 
-def main(_):
+def main():
   config = _config()
   result = {'units': _UNITS.value, 'projection': _PROJECTION.value, 'batch': _BATCH.value,
             'crop': _CROP.value, 'compute_dtype': _DTYPE.value, **full_step(config),
@@ -125,4 +126,4 @@ def main(_):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.run(main)

@@ -185,22 +185,22 @@ class ResidualSubscale(ResidualLanes):
 
   def _step(self, params, recurrent, filters, temperatures, carry, at_w):
     """The body of the scan of `sample`: a sample of each lane."""
-    (h_SxBxH, tape), (x, uniform_2xR, live_SxB, row_S) = carry, at_w
+    (h_SxBxH, tape), (x, uniform_2xZ, live_SxB, row_S) = carry, at_w
     shape = live_SxB.shape
     at = jax.tree.map(lambda f: f[row_S], filters)
     inputs_SxBxK, predicted_SxB = self.hearing.before(tape, at)
     x = self._add_heard(params, x, inputs_SxBxK)
-    h_RxH = h_SxBxH.reshape(-1, self.config.units)
-    g_RxG = recurrent(h_RxH)  # once, for both halves
+    h_ZxH = h_SxBxH.reshape(-1, self.config.units)
+    g_ZxG = recurrent(h_ZxH)  # once, for both halves
 
     def half(i, x, priors):
       """The coarse (0) or fine (1) units of the next states, and the byte drawn from them."""
-      own = [jnp.split(v, 2, axis=-1)[i].reshape(len(h_RxH), -1) for v in x]
-      y_RxQ = cell.part(g_RxG, h_RxH, own, i, 2)
+      own = [jnp.split(v, 2, axis=-1)[i].reshape(len(h_ZxH), -1) for v in x]
+      y_ZxQ = cell.part(g_ZxG, h_ZxH, own, i, 2)
       slope_SxB, ramp = priors[wavernn.BYTES[i]]
-      logits = likelihood.layer_logits(params['outputs'][wavernn.BYTES[i]], y_RxQ,
+      logits = likelihood.layer_logits(params['outputs'][wavernn.BYTES[i]], y_ZxQ,
                                        self.config.compute_dtype, (slope_SxB.reshape(-1), ramp))
-      return y_RxQ, draw.categorical(logits, uniform_2xR[i], temperatures[i]).reshape(shape)
+      return y_ZxQ, draw.categorical(logits, uniform_2xZ[i], temperatures[i]).reshape(shape)
 
     y_coarse, coarse = half(0, x, self._priors(params, at.scale, np.zeros(shape, int)))
     current = self._current(coarse, at.scale)

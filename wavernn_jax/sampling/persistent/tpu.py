@@ -60,18 +60,9 @@ def sample(weights: operands_lib.Operands, gates_FxBxG, uniform_Tx2xB, h_BxH, pc
   heard = (tpu_hearing.Bytes(pcm_B, rows) if filters is None
            else tpu_hearing.Residuals(filters, rows))
   near = jnp.zeros(hop, jnp.int32) if filters is None else jnp.asarray(filters.nearest)
-  by_frame = functools.partial(_by_frame, hop=hop, rows=rows)
-  series = [by_frame(uniform_Tx2xB[:, i]) for i in (0, 1)]
-  if forced_BxT is not None:
-    series.append(by_frame(forced_BxT.T))
-  if added_TxBxP is not None:
-    series.append(_pad(added_TxBxP, 1, rows).reshape(frames, hop, rows, -1))
+  series = _series(uniform_Tx2xB, forced_BxT, added_TxBxP, frames, hop, rows)
   around = [x for x in (_pad(gates_FxBxG, 1, rows), *heard.frames) for _ in range(3)]
-  constants = (weights.recurrent, weights.previous, weights.current[None],
-               *weights.hidden, weights.hidden_bias, *weights.output, weights.output_bias,
-               jnp.triu(jnp.ones((BYTE_VALUES, BYTE_VALUES), jnp.float32)),
-               _pad(h_BxH, 0, rows), *heard.constants, *heard.tape)
-
+  constants = _constants(weights, _pad(h_BxH, 0, rows), heard)
   call = pl.pallas_call(
       functools.partial(_kernel, hop=hop, forced=forced_BxT is not None,
                         added=added_TxBxP is not None, heard=heard),
@@ -86,6 +77,24 @@ def sample(weights: operands_lib.Operands, gates_FxBxG, uniform_Tx2xB, h_BxH, pc
   pcm, h, *logits = call(jnp.asarray(temperatures, jnp.float32), jnp.asarray(left),
                          jnp.asarray(pairs).reshape(-1), near, *around, *series, *constants)
   return _unpadded(pcm, h, logits, batch, hop)
+
+
+def _series(uniform_Tx2xB, forced_BxT, added_TxBxP, frames: int, hop: int, rows: int) -> list:
+  """What a kernel reads a frame at a time, in the order of `_named`."""
+  series = [_by_frame(uniform_Tx2xB[:, i], hop, rows) for i in (0, 1)]
+  if forced_BxT is not None:
+    series.append(_by_frame(forced_BxT.T, hop, rows))
+  if added_TxBxP is not None:
+    series.append(_pad(added_TxBxP, 1, rows).reshape(frames, hop, rows, -1))
+  return series
+
+
+def _constants(weights, h_first, heard) -> tuple:
+  """What is the same in all frames, in the order of `_named`."""
+  triangle = jnp.triu(jnp.ones((BYTE_VALUES, BYTE_VALUES), jnp.float32))
+  return (weights.recurrent, weights.previous, weights.current[None], *weights.hidden,
+          weights.hidden_bias, *weights.output, weights.output_bias, triangle, h_first,
+          *heard.constants, *heard.tape)
 
 
 def _by_frame(x_TxB, hop: int, rows: int):
@@ -106,8 +115,8 @@ def _unpadded(pcm, h, logits, batch: int, hop: int):
   pcm_BxT = pcm[:, :batch, :hop].transpose(1, 0, 2).reshape(batch, -1).astype(jnp.int16)
   if not logits:
     return pcm_BxT, h[:batch]
-  logits_Tx2xRxV = logits[0].reshape(-1, *logits[0].shape[2:])
-  return pcm_BxT, h[:batch], logits_Tx2xRxV.swapaxes(1, 2)[:, :batch]
+  by_sample = logits[0].reshape(-1, *logits[0].shape[2:])  # [T, 2, padded rows, V]
+  return pcm_BxT, h[:batch], by_sample.swapaxes(1, 2)[:, :batch]
 
 
 def fits(half: int, projection: int, itemsize: int, batch: int, hop: int, taps: int = 0) -> bool:
