@@ -1,5 +1,6 @@
 """§3: schedule, block scores, exact counts, and masks inside the train step."""
 
+import dataclasses
 import functools
 
 import hypothesis
@@ -9,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wavernn_jax import pruning
+from wavernn_jax import check, models, pruning
 from wavernn_jax.config import Config, MelConfig, ModelConfig, PruningConfig
+from wavernn_jax.data import crops
 from wavernn_jax.errors import InputError
 from wavernn_jax.models import wavernn
 from wavernn_jax.training import step as step_lib
@@ -108,6 +110,57 @@ def test_what_is_pruned_stays_pruned(params):
               for s in range(60)]
   assert zeros == expected
   assert update._cache_size() == 1
+
+
+def test_with_regrowth_the_largest_blocks_of_all_are_kept(params):
+  config = _config(regrow=True)
+  update = jax.jit(functools.partial(pruning.update_masks, config=config))
+  masks, rng, returned = pruning.initial_masks(params, config), np.random.default_rng(0), 0
+  for step in range(70):
+    noisy = jax.tree.map(lambda p: p + rng.normal(size=p.shape).astype(np.float32), params)
+    new = update(noisy, masks, step)
+    if int(pruning.last_change(step, config)) == step:
+      leaf, mask = (tree['recurrent']['e'] for tree in (noisy, new))
+      scores = np.abs(np.asarray(leaf)).reshape(*mask.shape, -1).mean(-1)
+      assert scores[mask].min() >= scores[~mask].max(initial=0)
+      final = int(0.9 * mask.size + 0.5)
+      assert (~mask).sum() == round(final * float(pruning.pruned_fraction(step, config)))
+      returned += int((mask & ~masks['recurrent']['e']).sum())
+    else:  # not due, or the schedule is over
+      assert all(map(np.array_equal, jax.tree.leaves(masks), jax.tree.leaves(new)))
+    masks = new
+  assert returned > 10
+
+
+def test_regrowth_takes_up_no_blocks_that_a_run_began_without(params):
+  config = _config(regrow=True)
+  masks = pruning.update_masks(params, pruning.initial_masks(params, _config()), 50, _config())
+  again = pruning.update_masks(params, masks, 10, config)  # the schedule begins: nothing due
+  for old, new in zip(jax.tree.leaves(masks), jax.tree.leaves(again), strict=True):
+    assert (~new).sum() == (~old).sum()
+
+
+@pytest.mark.parametrize('regrow', [False, True])
+def test_a_train_step_hides_pruned_weights_and_keeps_them_only_to_regrow(tiny_config, regrow):
+  config = dataclasses.replace(tiny_config, pruning=_config(regrow=regrow, block_outputs=8))
+  config.train.steps, config.optimizer.warmup_steps = 60, 1
+  model = models.build(config)
+  batches = crops.crop_batches(check.load_corpus(config)[0],
+                               crops.crop_shape(model, config.train.crop), config.mel,
+                               config.train.batch, 0)
+  params = model.init(0)
+  before = np.asarray(params['recurrent']['e'])
+  state = step_lib.initial_state(params, config) | {'step': jnp.asarray(50)}
+  step = jax.jit(functools.partial(step_lib.train_step, model, config))
+  for _ in range(2):  # the first is at rate 0
+    after, _ = step(state, next(batches))
+    state = after | {'step': jnp.asarray(51)}
+  pruned = np.repeat(~np.asarray(after['masks']['recurrent']['e']), 8, axis=1)
+  assert pruned.mean() == pytest.approx(0.9, abs=0.02)
+  kept = np.asarray(after['params']['recurrent']['e'])
+  np.testing.assert_array_equal(kept[pruned], before[pruned] if regrow else 0)
+  assert (kept[~pruned] != before[~pruned]).mean() > 0.5
+  assert not np.asarray(after['ema']['recurrent']['e'])[pruned].any()
 
 
 def test_masks_change_when_due_and_never_after_the_schedule():

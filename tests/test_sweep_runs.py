@@ -211,10 +211,12 @@ def test_other_variants_are_refused():
     prediction.STUDY.variant('huge')
 
 
-@pytest.mark.parametrize('block', ['16x1', '4x4', '1x1'])
-def test_sparse_runs_of_a_budget_have_its_parameters(block):
-  config = sparse_vs_dense.sparse_config(32, 128, block, 100)
-  budget = sparse_vs_dense.budget_of(32)
+@pytest.mark.parametrize('prediction', ['none', 'spectral'])
+@pytest.mark.parametrize('block', ['16x1', '4x4 regrown', '1x1'])
+def test_sparse_runs_of_a_budget_have_its_parameters(block, prediction):
+  dense = 48, 48
+  config = sparse_vs_dense.sparse_config(dense, (256, 64), block, prediction, 100)
+  budget = sparse_vs_dense.budget_of(dense, prediction)
   model = models.build(config)
   state = step_lib.initial_state(model.init(0), config)
   masks = pruning.update_masks(state['params'], state['masks'],
@@ -223,7 +225,32 @@ def test_sparse_runs_of_a_budget_have_its_parameters(block):
   matrices = len(jax.tree.leaves(masks))
   size = np.prod(pruning.block_shape(config.pruning))
   assert abs(found - budget) <= matrices * size / 2 + 1  # each matrix is rounded to a block
-  assert 0.8 < config.pruning.recurrent < 0.9
+  assert 0 < config.pruning.output == config.pruning.hidden < config.pruning.recurrent
+  everything = state['params'] | {'recurrent': {}}
+  assert sparse_vs_dense.unprunable(config) == sparse_vs_dense.size(everything) - sum(
+      mask.size * size for mask in jax.tree.leaves(state['masks'] | {'recurrent': {}}))
+
+
+def test_the_sparse_study_s_geometry_can_work():
+  for system in sparse_vs_dense.full().systems:
+    config, fields = system.configure(sparse_vs_dense.UPDATES), system.fields
+    assert fields['unprunable'] <= 0.25 * fields['budget']
+    if fields['block'] != 'dense':
+      p = config.pruning
+      assert p.start >= 1_000 and p.start + p.steps <= 0.75 * config.train.steps
+      reads = config.model.units / p.block_outputs * (1 - p.recurrent)
+      assert p.recurrent >= 0.96 and (reads > 2 or fields['block'] == '16x1')
+
+
+def test_a_system_may_take_the_rate_of_another(tmp_path):
+  first, second = (study.System(name, {}, _tiny_config, (20,), (0,), tuned_as=of)
+                   for name, of in (('a', 'b'), ('b', '')))
+  variant = study.Variant([first, second], 10, (1e-3, 2e-3, 4e-3))
+  assert {run.fields['system'] for run in study.tuning_runs(variant, '')} == {'b'}
+  for rate, nll in ((1e-3, 6.0), (2e-3, 5.0), (4e-3, 7.0)):
+    rows_lib.replace_rows(tmp_path / 't.csv', str(rate), [
+        {'name': rate, 'system': 'b', 'updates': 10, 'learning_rate': rate, 'nll': nll}])
+  assert study.tuned_rates(tmp_path / 't.csv', variant) == {'a': 2e-3, 'b': 2e-3}
 
 
 @pytest.mark.slow
@@ -242,7 +269,9 @@ def test_a_study_runs_from_the_command_line(name, tmp_path):
   assert len(rows) == sum(len(s.seeds) for s in variant.systems)
   tuning = rows_lib.read_rows(tmp_path / 'results' / 'tuning.csv')
   for row in rows:
-    tried = {float(r['nll']): r['learning_rate'] for r in tuning if r['system'] == row['system']}
+    (system,) = (s for s in variant.systems if s.name == row['system'])
+    tried = {float(r['nll']): r['learning_rate'] for r in tuning
+             if r['system'] == (system.tuned_as or system.name)}
     assert len(tried) == len(variant.rates) and row['learning_rate'] == tried[min(tried)]
     assert row['command'] == (f'python -m experiments.sweeps.{name} --do=run '
                               '--data_dir=demo_speech --variant=tiny')

@@ -43,7 +43,7 @@ def _cells(path):
 
 def test_difference_is_paired_by_utterance_over_the_seeds_that_both_have(rows):
   cells = _cells(rows)
-  dense, sparse, blocks = (cells[10, 1000, z, b] for z, b in (
+  dense, sparse, blocks = (cells[10, 1000, z, b, 'none'] for z, b in (
       (0.0, 'dense'), (0.9, '16x1'), (0.9, '4x4')))
   assert dense.seeds == [0, 1]
   assert dense.nll == pytest.approx((6.75 + 6.95) / 2)
@@ -56,7 +56,7 @@ def test_difference_is_paired_by_utterance_over_the_seeds_that_both_have(rows):
 
 def test_interval_over_seeds_is_scipy_s_t_test_of_pairs(rows):
   cells = _cells(rows)
-  sparse, dense = cells[10, 1000, 0.9, '16x1'], cells[10, 1000, 0.0, 'dense']
+  sparse, dense = cells[10, 1000, 0.9, '16x1', 'none'], cells[10, 1000, 0.0, 'dense', 'none']
   expected = stats.ttest_rel(sparse.nll_seeds, dense.nll_seeds).confidence_interval(0.95)
   assert cells_lib.difference(sparse, dense).seeds == pytest.approx(tuple(expected))
   assert cells_lib.t_interval([1.0, 2.0, 4.0]) == pytest.approx(
@@ -67,7 +67,8 @@ def test_cells_without_a_common_seed_are_not_compared(rows):
   _add(rows, 'x0', (5.0, 7.3), 7, sparsity=0.9, block='4x4', updates=10, budget=1000,
        parameters=1000, units=8)
   cells = _cells(rows)
-  assert cells_lib.difference(cells[10, 1000, 0.9, '4x4'], cells[10, 1000, 0.0, 'dense']) is None
+  blocks, dense = cells[10, 1000, 0.9, '4x4', 'none'], cells[10, 1000, 0.0, 'dense', 'none']
+  assert cells_lib.difference(blocks, dense) is None
   (line,) = (line for line in sparse_vs_dense.table(cells).splitlines() if '4x4' in line)
   assert '| 6.725 |  |  |  |' in line
 
@@ -89,7 +90,7 @@ def test_table_and_figure_have_every_cell(rows):
   lines = sparse_vs_dense.table(cells).splitlines()
   assert len(lines) == 2 + 3
   assert '6.750, 6.950' in lines[2]
-  assert '-0.150 | [-0.150, -0.150] | [-0.785, +0.485] |  | 0.0 M |' in lines[3]
+  assert '-0.150 | [-0.150, -0.150] | [-0.785, +0.485] |  |  |  | 0.0 M |' in lines[3]
   (panel,) = sparse_vs_dense.figures(cells)['nll.png'].axes
   drawn = [float(y) for bars in panel.containers for y in bars.lines[0].get_ydata()]
   np.testing.assert_allclose(sorted(drawn), [6.7, 6.725, 6.85])

@@ -181,6 +181,7 @@ class PruningConfig:
   start: int = 1_000  # t0, paper
   steps: int = 200_000  # S, paper
   interval: int = 500  # steps between updates of the masks, paper
+  regrow: bool = False  # pruned weights keep their values, so that a block may come back
 
 
 @dataclasses.dataclass

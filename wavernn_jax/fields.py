@@ -117,6 +117,7 @@ RULES = {
     'pruning.start': between(0, _COUNT),
     'pruning.steps': between(1, _COUNT),
     'pruning.interval': between(1, _COUNT),
+    'pruning.regrow': SWITCH,
     'train.steps': between(1, _COUNT),
     'train.batch': between(1, 65_536),
     'train.accumulate': between(1, 65_536),

@@ -7,6 +7,9 @@ that the zero fraction of a matrix follows
 
 Masks are a pytree with the keys of the parameters: None where a leaf is not
 pruned, else booleans, one for each block. Models meet pruning in `apply_masks` only.
+
+With `regrow` the weights of a pruned block are hidden from the model but kept as they were,
+so that it comes back if those of others become smaller.
 """
 
 import math
@@ -86,17 +89,20 @@ def smallest_pruned(scores, count):
 def update_masks(params, masks, step, config: PruningConfig):
   """The masks of a step: updated every `interval` steps, otherwise unchanged.
 
-  A pruned block stays pruned. The step may be traced, so this compiles once.
+  Without `regrow` a pruned block stays pruned; with it as many do. The step may be traced,
+  so this compiles once.
   """
   def updated():
     def one(leaf, mask, sparsity):
       # Rounded before the schedule scales it, so that the final count is exact.
       final = math.floor(sparsity * mask.size + 0.5)
       count = jnp.round(final * pruned_fraction(step, config)).astype(jnp.int32)
+      if config.regrow:
+        return smallest_pruned(block_scores(leaf, mask), jnp.maximum(count, (~mask).sum()))
       return mask & smallest_pruned(jnp.where(mask, block_scores(leaf, mask), -1), count)
     return _map(one, params, masks, targets(params, config))
 
-  due = (step % config.interval == 0) & (step >= config.start)
+  due = (step % config.interval == 0) & (step >= config.start) & (step <= _final_update(config))
   return jax.lax.cond(due, updated, lambda: masks)
 
 
@@ -104,9 +110,18 @@ def last_change(step, config: PruningConfig):
   """The last step up to `step` at which masks may have changed; 0 if there was none."""
   if not any((config.recurrent, config.hidden, config.output, config.conditioning)):
     return jnp.zeros_like(step)
-  final = -(-(config.start + config.steps) // config.interval) * config.interval
-  latest = jnp.minimum(step, final) // config.interval * config.interval
+  latest = jnp.minimum(step, _final_update(config)) // config.interval * config.interval
   return jnp.where(latest >= config.start, latest, 0)
+
+
+def _final_update(config: PruningConfig) -> int:
+  """The step at which masks are updated for the last time."""
+  return -(-(config.start + config.steps) // config.interval) * config.interval
+
+
+def stored(params, masks, config: PruningConfig):
+  """The weights that training goes on with: pruned blocks are zero, or as they were."""
+  return params if config.regrow else apply_masks(params, masks)
 
 
 def apply_masks(params, masks):

@@ -48,6 +48,7 @@ class System:
     lengths: updates of its runs.
     seeds: of its runs.
     data: folder below that of --data_dir that it trains on, if not that itself.
+    tuned_as: the system whose rate it takes, where its own tuning would be the same.
   """
 
   name: str
@@ -56,6 +57,7 @@ class System:
   lengths: tuple[int, ...]
   seeds: tuple[int, ...] = (0, 1, 2)
   data: str = ''
+  tuned_as: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +126,7 @@ def tuning_runs(variant: Variant, data_dir: str, command: str = '') -> list[runs
     return []
   return [_run(system, f'r{rate:g}_u{variant.tuning_updates}', variant.tuning_updates, rate, 0,
                data_dir, split='', command=command)
-          for system in variant.systems for rate in variant.rates]
+          for system in variant.systems if not system.tuned_as for rate in variant.rates]
 
 
 def seed_runs(study: Study, variant: Variant, rates: dict, data_dir: str,
@@ -165,7 +167,10 @@ def tuned_rates(path, variant: Variant) -> dict[str, float]:
   if not variant.tuning_updates:
     return {system.name: variant.rates[0] for system in variant.systems}
   rows, best = rows_lib.read_rows(path), {}
-  for system in variant.systems:
+  for system in sorted(variant.systems, key=lambda system: bool(system.tuned_as)):
+    if system.tuned_as:
+      best[system.name] = best[system.tuned_as]
+      continue
     tried = [(float(row['nll']), float(row['learning_rate'])) for row in rows
              if row['system'] == system.name and int(row['updates']) == variant.tuning_updates
              and float(row['learning_rate']) in variant.rates]

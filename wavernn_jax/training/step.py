@@ -157,7 +157,7 @@ def train_step(model, config: Config, state, batch, mesh=None):
           for name in METRICS}
   new_state = state | {
       'step': step + 1,
-      'params': pruning.apply_masks(keep(params, state['params']), masks),
+      'params': pruning.stored(keep(params, state['params']), masks, config.pruning),
       'ema': pruning.apply_masks(keep(ema, state['ema']), masks),
       'optimizer': keep(optimizer_state, state['optimizer']),
       'masks': masks,
