@@ -36,7 +36,7 @@ def dense_config(sizes: tuple[int, int], prediction: str, updates: int) -> confi
                                    prediction=prediction),
       optimizer=config_lib.OptimizerConfig(warmup_steps=200),
       train=config_lib.TrainConfig(
-          steps=updates, batch=4, crop=1_920, burn_in=240, eval_every=max(1, updates // 4),
+          steps=updates, batch=4, crop=1_920, burn_in=240, eval_every=max(1, updates // 2),
           save_every=max(1, updates // 20), log_every=100),
       evaluation=config_lib.EvaluationConfig(synthesize=0, max_valid_utterances=16))
 

@@ -150,8 +150,9 @@ def _run(system: System, suffix: str, updates: int, rate: float, seed: int, data
   config.train.seed = seed
   config.optimizer.learning_rate = rate
   config.optimizer.final_learning_rate = _FINAL_RATE * rate
-  if not more.get('split', 'test'):
-    config.evaluation.synthesize = 0
+  if not more.get('split', 'test'):  # tuning: of interest is the NLL at the end alone
+    config.evaluation.synthesize = config.evaluation.free_running = 0
+    config.train.eval_every = updates
   return runs_lib.Run(f'{system.name}_{suffix}', {'system': system.name, **system.fields}, config,
                       **more)
 

@@ -47,7 +47,7 @@ def configure(kind: str, lanes: int, horizon: int, updates: int) -> config_lib.C
       optimizer=config_lib.OptimizerConfig(warmup_steps=200),
       train=config_lib.TrainConfig(
           steps=updates, batch=crops, crop=7_680 // crops, burn_in=240,
-          eval_every=max(1, updates // 4), save_every=max(1, updates // 20), log_every=100),
+          eval_every=max(1, updates // 2), save_every=max(1, updates // 20), log_every=100),
       evaluation=config_lib.EvaluationConfig(synthesize=0))
 
 

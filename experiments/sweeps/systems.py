@@ -48,7 +48,7 @@ def configure(model: str, prediction: str, updates: int) -> config_lib.Config:
       optimizer=config_lib.OptimizerConfig(warmup_steps=200),
       train=config_lib.TrainConfig(
           steps=updates, batch=batch, crop=7_680 // batch, burn_in=burn_in,
-          eval_every=max(1, updates // 3), save_every=max(1, updates // 20), log_every=100),
+          eval_every=max(1, updates // 2), save_every=max(1, updates // 20), log_every=100),
       evaluation=config_lib.EvaluationConfig(synthesize=0))
 
 
