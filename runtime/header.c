@@ -132,6 +132,7 @@ static bool read_model(const wavernn_file *file, wavernn_voice *voice, bool *res
                        wavernn_problem *problem) {
   int kind = 0, prediction = 0, activations = 0;
   voice->prediction.taps = 0;
+  voice->residuals = 4; /* of files that don't say */
   field fields[] = {
       {"kind", CHOICE, false, &kind, 0, 0, "wavernn", false},
       {"units", WHOLE, false, &voice->units, 2, 1 << 16, NULL, false},
@@ -142,12 +143,14 @@ static bool read_model(const wavernn_file *file, wavernn_voice *voice, bool *res
       {"prediction", CHOICE, true, &prediction, 0, 0, "none|spectral", false},
       {"activations", CHOICE, true, &activations, 0, 0, "float32|int8", false},
       {"taps", WHOLE, true, &voice->prediction.taps, 1, 1 << 13, NULL, false},
+      {"residuals", WHOLE, true, &voice->residuals, 1, MAX_RESIDUALS, NULL, false},
       {"reset_bias", TRUTH, true, reset_bias, 0, 0, NULL, false}};
   json j;
   if (!find(file, "model", &j))
     return wavernn_fail(problem, WAVERNN_DAMAGED, "its header has no model");
   if (!read_fields(&j, fields, sizeof fields / sizeof *fields, "model", problem)) return false;
   voice->spectral = prediction == 1;
+  voice->heard = voice->spectral ? 2 * voice->residuals + 2 : 2;
   voice->byte_activations = activations == 1;
   if (voice->units % 2 || voice->kernel % 2 == 0)
     return wavernn_fail(problem, WAVERNN_DAMAGED, "units must be even and kernel odd");

@@ -12,8 +12,8 @@
 #define LANES 16  /* weights of a block */
 #define LEVELS 256
 #define MAX_LAYERS 64
-#define RESIDUALS 4 /* past ones that are heard */
-#define HEARD 10    /* inputs of a spectral model */
+#define MAX_RESIDUALS 64               /* past ones that are heard */
+#define MAX_HEARD (2 * MAX_RESIDUALS + 2) /* inputs of a step */
 #define QUEUE 16    /* frames that may wait */
 
 /* A packed matrix, in the file. */
@@ -73,6 +73,7 @@ struct wavernn_voice {
   const wavernn_kernels *kernels;
   wavernn_mel mel;
   int units, projection, channels, layers, kernel;
+  int residuals, heard; /* R, and all inputs of a step */
   float floor;
   bool spectral, byte_activations;
   wavernn_type weights;
@@ -96,7 +97,7 @@ struct wavernn_stream {
   int64_t filter_frame; /* of which the prediction is; −2 at first */
   int shift;
   float scale, level; /* σ, τ */
-  float residual[RESIDUALS]; /* z_1 .. */
+  float residual[MAX_RESIDUALS]; /* z_1 .. z_R */
   int last[2]; /* bytes of the last sample */
   int32_t predicted;
   float fraction; /* a */

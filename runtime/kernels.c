@@ -48,18 +48,19 @@ static float signal(int byte) { return (float)(2 * byte - 255) * (1 / 255.0f); }
 
 static float within(float x) { return x > -8 ? (x < 8 ? x : 8) : -8; }
 
-static void what_is_heard(const wavernn_stream *s, float heard[HEARD]) {
+static void what_is_heard(const wavernn_stream *s, float heard[MAX_HEARD]) {
   if (!s->voice->spectral) {
     heard[0] = signal(s->last[0]);
     heard[1] = signal(s->last[1]);
     return;
   }
-  for (int i = 0; i < RESIDUALS; i++) {
+  int residuals = s->voice->residuals;
+  for (int i = 0; i < residuals; i++) {
     heard[i] = s->residual[i];
-    heard[RESIDUALS + i] = fabsf(s->residual[i]);
+    heard[residuals + i] = fabsf(s->residual[i]);
   }
-  heard[2 * RESIDUALS] = within((float)s->past[s->newest - 1] / s->level);
-  heard[2 * RESIDUALS + 1] = within((float)s->predicted / s->level);
+  heard[2 * residuals] = within((float)s->past[s->newest - 1] / s->level);
+  heard[2 * residuals + 1] = within((float)s->predicted / s->level);
 }
 
 static float heard_of_coarse(const wavernn_stream *s, int coarse) {

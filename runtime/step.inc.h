@@ -12,22 +12,21 @@ INLINE void T(add_inputs)(float *restrict x, size_t count, const float *restrict
 }
 
 /* Gate inputs of two frames and of what is heard, of all units. */
-INLINE void T(inputs_of)(const wavernn_stream *s, float *restrict x,
-                         const float *restrict before, const float *restrict after,
-                         const float *restrict heard, const int n, const float *restrict V) {
+INLINE void T(first_inputs)(const wavernn_stream *s, float *restrict x,
+                            const float *restrict before, const float *restrict after,
+                            const float *restrict heard, const float *restrict V) {
   size_t count = 3 * (size_t)s->voice->units;
   float a = s->fraction, b = 1 - a;
-  for (size_t j = 0; j < count; j++) {
-    float sum = b * before[j] + a * after[j];
-    UNROLL for (int i = 0; i < n; i++) sum += heard[i] * V[(size_t)i * count + j];
-    x[j] = sum;
-  }
+  for (size_t j = 0; j < count; j++)
+    x[j] = b * before[j] + a * after[j] + heard[0] * V[j] + heard[1] * V[count + j];
 }
 
 TARGET static void T(inputs)(wavernn_stream *s, const float *heard) {
   const float *V = s->voice->previous;
-  if (s->voice->spectral) T(inputs_of)(s, s->inputs, s->gates[0], s->gates[1], heard, HEARD, V);
-  else T(inputs_of)(s, s->inputs, s->gates[0], s->gates[1], heard, 2, V);
+  size_t count = 3 * (size_t)s->voice->units, n = (size_t)s->voice->heard, i = 2;
+  T(first_inputs)(s, s->inputs, s->gates[0], s->gates[1], heard, V);
+  for (; i + 8 <= n; i += 8) T(add_inputs)(s->inputs, count, heard + i, 8, V + i * count, count);
+  for (; i < n; i++) T(add_inputs)(s->inputs, count, heard + i, 1, V + i * count, count);
 }
 
 /* h' = u h + (1 − u) e of sixteen units with two divisions: for a = exp(−u's argument) and
@@ -185,7 +184,7 @@ TARGET static uint8_t T(byte)(wavernn_stream *s, int side, int coarse, float uni
 TARGET static void T(sample)(wavernn_stream *s, uint8_t bytes[2], float *nats) {
   const wavernn_voice *v = s->voice;
   size_t units = (size_t)v->units, n = units / 2;
-  float heard[HEARD], uniform[2];
+  float heard[MAX_HEARD], uniform[2];
   uniforms(s->seed, s->utterance, (uint32_t)s->sample, uniform);
   what_is_heard(s, heard);
   T(inputs)(s, heard);

@@ -195,7 +195,7 @@ static void keep(wavernn_stream *s, const uint8_t bytes[2], int16_t pcm) {
   }
   s->past[s->newest++] = pcm;
   float z = (float)(int16_t)(uint16_t)(pcm - s->predicted) / s->scale;
-  memmove(s->residual + 1, s->residual, (RESIDUALS - 1) * sizeof *s->residual);
+  memmove(s->residual + 1, s->residual, (size_t)(s->voice->residuals - 1) * sizeof *s->residual);
   s->residual[0] = z > -8 ? (z < 8 ? z : 8) : -8;
 }
 

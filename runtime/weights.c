@@ -148,7 +148,7 @@ static bool take_recurrence(reader *r, wavernn_voice *v, bool reset_bias) {
     v->limit = fminf(v->limit, limit(&v->recurrent[gate]));
   }
   if (reset_bias && !(v->reset_bias = take(r, "recurrent.e.bias", T_F32, units, 0))) return false;
-  v->previous = take(r, "previous", T_F32, v->spectral ? HEARD : 2, 3 * units);
+  v->previous = take(r, "previous", T_F32, (size_t)v->heard, 3 * units);
   return v->previous && (v->coarse = take(r, "coarse", T_F32, 3, units / 2));
 }
 

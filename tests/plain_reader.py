@@ -97,7 +97,7 @@ def score(data: bytes, mel_FxM, pcm_T):
   g = frame_gates(header, a, mel_FxM)
   known = predictions(header, mel_FxM) if spectral else {}
   history = np.concatenate([np.zeros(5_000, int), pcm_T])  # silence before
-  h, z, logits = np.zeros(units), [0.0] * 4, []
+  h, z, logits = np.zeros(units), [0.0] * getattr(header.model, 'residuals', 4), []
   for t in range(len(pcm_T)):
     q = (t - offset) / c.hop
     frame, past, s = int(np.floor(q)), history[:5_000 + t], int(pcm_T[t])
@@ -111,7 +111,7 @@ def score(data: bytes, mel_FxM, pcm_T):
       byte = residual + 2**15
       v = [*z, *np.abs(z), *np.clip([past[-1] / tau, p / tau], -8, 8)]
       v_c = np.clip((256 * (byte >> 8) - 32640.5) / sigma, -8, 8)
-      z = [np.clip(residual / sigma, -8, 8), *z[:3]]
+      z = [np.clip(residual / sigma, -8, 8), *z[:-1]]
     else:
       last, byte = past[-1] + 2**15, s + 2**15
       v, v_c = [(2 * b - 255) / 255 for b in (last >> 8, last & 255)], (2 * (byte >> 8) - 255) / 255

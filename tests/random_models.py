@@ -15,7 +15,7 @@ from wavernn_jax.sampling.cpu import layout
 MEL = MelConfig(name='tiny', sample_rate=800, n_fft=16, window=8, hop=4, bands=3, fmax=400.0)
 SUBSCALE = ModelConfig(kind='subscale', units=8, projection=16, channels=8, layers=1, lanes=4,
                        horizon=3, context_layers=2, context_channels=6, context_kernel=3,
-                       context_block=2)
+                       context_block=2, residuals=3)
 FUSED = ModelConfig(kind='fused', units=16, projection=16, channels=8, layers=1, lanes=2,
                     horizon=2)
 WAVENET = ModelConfig(kind='wavenet', units=8, projection=16, channels=8, layers=1, blocks=6,

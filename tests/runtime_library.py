@@ -194,8 +194,8 @@ class Program:
 def packed(weights='float32', block=(16, 1), fields=(), mel=()):
   """A random model of half its blocks."""
   config = Config(
-      model=ModelConfig(**{'units': 32, 'projection': 16, 'channels': 8, 'layers': 2}
-                        | dict(fields)),
+      model=ModelConfig(**{'units': 32, 'projection': 16, 'channels': 8, 'layers': 2,
+                           'residuals': 3} | dict(fields)),
       mel=MelConfig(**(vars(random_models.MEL) | dict(mel))),
       evaluation=EvaluationConfig(block_frames=4),
       pruning=PruningConfig(recurrent=0.5, hidden=0.5, output=0.5, block_outputs=block[0],

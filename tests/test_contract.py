@@ -17,7 +17,7 @@ from wavernn_jax.voice import Voice
 SPECTRAL = build(kind='wavernn', lanes=1, horizon=0, prediction='spectral', taps=6)
 LANES = {'prediction': 'spectral', 'taps': 9, 'taps_ahead': 6}
 MIXTURE = {'kind': 'wavernn', 'lanes': 1, 'horizon': 0, 'output': 'mixture', 'mixtures': 3}
-PLAIN = ModelConfig(units=32, projection=16, channels=8, layers=2)
+PLAIN = ModelConfig(units=32, projection=16, channels=8, layers=2, residuals=3)
 
 
 @pytest.mark.parametrize('model', [

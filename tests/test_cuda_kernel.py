@@ -30,7 +30,8 @@ def model(units, projection, sparsity=0.0, center=True, taps=0):
                   bands=3, fmax=400.0, center=center)
   config = Config(
       model=ModelConfig(units=units, projection=projection, channels=8, layers=2,
-                        prediction='spectral' if taps else 'none', taps=taps or 1), mel=mel,
+                        prediction='spectral' if taps else 'none', taps=taps or 1,
+                        residuals=3), mel=mel,
       pruning=PruningConfig(recurrent=sparsity, hidden=sparsity, output=sparsity))
   return models.build(config), *prune(random_models.pruned_run(config)[0], sparsity)
 

@@ -155,11 +155,11 @@ def test_the_header_holds_what_a_reader_needs_and_nothing_of_training():
   lanes, _ = file_parts(export_lib.to_bytes(packed_lanes()[0]))
   assert lanes['model']['horizon'] == 3 and lanes['model']['context_block'] == 2
   spectral, _ = file_parts(export_lib.to_bytes(_spectral()))
-  assert spectral['model']['taps'] == 6
+  assert (spectral['model']['taps'], spectral['model']['residuals']) == (6, 3)
 
 
 def _spectral():
-  config = run_config(prediction='spectral', taps=6, reset_bias=True)
+  config = run_config(prediction='spectral', taps=6, residuals=3, reset_bias=True)
   return export_lib.pack(*random_models.pruned_run(config), config, 'float32')
 
 
@@ -181,7 +181,7 @@ def test_a_model_of_residuals_with_a_reset_bias_is_read_as_it_was_written(tmp_pa
                          ids=['subscale', 'fused'])
 def test_lanes_of_residuals_are_read_as_they_were_written(fields, tmp_path):
   model = dataclasses.replace(fields, units=32, channels=16, prediction='spectral', taps=9,
-                              taps_ahead=6)
+                              taps_ahead=6, residuals=Config().model.residuals)
   config = Config(model=model, mel=random_models.FUSED_MEL)
   config.evaluation.block_frames = 2
   params, masks = random_models.pruned_run(config)

@@ -27,7 +27,7 @@ def model(center=True, taps=0):
                   bands=3, fmax=400.0, center=center)
   config = Config(model=ModelConfig(
       units=24, projection=20, channels=8, layers=2, taps=taps or 1,
-      prediction='spectral' if taps else 'none'), mel=mel)
+      prediction='spectral' if taps else 'none', residuals=3), mel=mel)
   return models.build(config), random_models.pruned_run(config)[0]
 
 

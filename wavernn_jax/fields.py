@@ -74,6 +74,7 @@ RULES = {
     'model.blocks': between(1, 256),
     'model.cycles': between(1, 256),
     'model.residual': between(1, 16_384),
+    'model.residuals': between(1, 64),
     'model.skip': between(1, 16_384),
     'model.mixtures': between(1, 256),
     'mel.name': TEXT,

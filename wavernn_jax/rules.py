@@ -144,6 +144,9 @@ def _prediction(config: Config) -> list[tuple]:
       (m.kind == 'wavenet' or not config.train.input_noise, 'train.input_noise',
        config.train.input_noise,
        "0 with model.prediction = 'spectral', which hears no bytes"),
+      (m.kind != 'wavernn' or m.residuals <= config.mel.hop, 'model.residuals', m.residuals,
+       f'at most mel.hop = {config.mel.hop}: predictions of so many samples are known again '
+       'where a block of a stream begins'),
       (m.kernel > 1 or m.lanes > 1, 'model.kernel', m.kernel,
        "3 or more with model.prediction = 'spectral', which takes the frame before, too")]
 

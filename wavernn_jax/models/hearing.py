@@ -26,7 +26,6 @@ from wavernn_jax.models import conditioning, prediction
 # weight by about the learning rate a step, so without this factor on the weights of
 # the coarse byte their growth alone takes thousands of steps.
 COARSE_GAIN = 64.0
-RESIDUALS = 4  # past ones that are heard
 BOUND = 8.0  # of what is heard over its scale
 PRIOR = -0.65  # ln(b/σ) before training: the best for speech, within 0.01 nats
 
@@ -104,26 +103,31 @@ class Residuals:
   config: ModelConfig
   mel: MelConfig
 
-  width = 2 * RESIDUALS + 2  # K
-  gains = np.ones(width + 1, np.float32)
+  @property
+  def width(self) -> int:  # K
+    return 2 * self.config.residuals + 2
+
+  @property
+  def gains(self) -> np.ndarray:
+    return np.ones(self.width + 1, np.float32)
 
   @property
   def past(self) -> int:
     """Samples that must be known before the first."""
-    return self.config.taps + RESIDUALS
+    return self.config.taps + self.config.residuals
 
   def sequence(self, pcm_BxN, mel_BxFxM) -> Sequence:
     """Of the samples that follow the first `past` ones."""
-    filters_F = self._frame_filters(mel_BxFxM)
-    row_T = self.rows(-RESIDUALS, pcm_BxN.shape[1] - self.past)
+    filters_F, residuals = self._frame_filters(mel_BxFxM), self.config.residuals
+    row_T = self.rows(-residuals, pcm_BxN.shape[1] - self.past)
     predicted_TxB, x_TxB, z_TxB = self._residuals(pcm_BxN, filters_F, row_T)
     past_TxBxR = jnp.stack(
-        [z_TxB[RESIDUALS - k:len(z_TxB) - k] for k in range(1, RESIDUALS + 1)], axis=-1)
+        [z_TxB[residuals - k:len(z_TxB) - k] for k in range(1, residuals + 1)], axis=-1)
     at = filters_F._replace(taps=None)  # of which copies for all samples would be large
-    at = jax.tree.map(lambda a: a[row_T[RESIDUALS:]], at)
-    previous = self._heard(past_TxBxR, pcm_BxN.T[self.past - 1:-1], predicted_TxB[RESIDUALS:],
+    at = jax.tree.map(lambda a: a[row_T[residuals:]], at)
+    previous = self._heard(past_TxBxR, pcm_BxN.T[self.past - 1:-1], predicted_TxB[residuals:],
                            at.level)
-    coarse, fine = audio.split_bytes(x_TxB[RESIDUALS:])
+    coarse, fine = audio.split_bytes(x_TxB[residuals:])
     return Sequence(previous, self.current(coarse, at), {'coarse': coarse, 'fine': fine},
                     at.scale)
 
@@ -168,7 +172,7 @@ class Residuals:
     return self._frame_filters(mel_BxFxM), self.rows(0, samples)
 
   def start(self, pcm_BxP, filters):
-    *_, z_RxB = self._residuals(pcm_BxP, filters, self.rows(-RESIDUALS, 0))
+    *_, z_RxB = self._residuals(pcm_BxP, filters, self.rows(-self.config.residuals, 0))
     return pcm_BxP[:, -self.config.taps:], z_RxB[::-1].T
 
   def before(self, tape, filters):

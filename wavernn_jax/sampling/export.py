@@ -182,6 +182,8 @@ def _model_fields(config: Config) -> dict:
     others += ['lanes', 'horizon', 'taps_ahead']
   if config.model.prediction != 'spectral':
     others += ['taps', 'taps_ahead']
+  if kind != 'wavernn' or config.model.prediction != 'spectral':
+    others += ['residuals']
   return {name: value for name, value in fields.items() if name not in others}
 
 

@@ -25,8 +25,8 @@ Header
                             sample, the others, fine, the low byte
                projection   P
                channels     C      layers  L      kernel  k, odd
-               prediction   "none" or "spectral"; of the latter taps, D, and with lanes
-                            taps_ahead
+               prediction   "none" or "spectral"; of the latter taps, D, with lanes taps_ahead,
+                            and without them residuals, R; 4 where it is absent
                reset_bias   whether R_e has a bias; false where it is absent
                compute_dtype   "float32", or "bfloat16": the inputs of all products were
                             rounded so in training, sums are float32. The sampler of XLA
@@ -88,8 +88,8 @@ same h_{t−1}. h_{−1} = 0. A temperature divides the logits, priors included.
 "none": the sample is s_t = 256 c_t + f_t − 2¹⁵. v = β(c_{t−1}), β(f_{t−1}) and v_c = β(c_t);
 before the first sample c = 128, f = 0. No priors.
 
-"spectral": x_t = 256 c_t + f_t − 2¹⁵ is drawn of s_t = clip(p̂_t + x_t) to 16 bits. n = 10 inputs
-v = z_1 .. z_4, |z_1| .. |z_4|, ⟨s_{t−1} / τ_t⟩, ⟨p̂_t / τ_t⟩, where ⟨ ⟩ is clipped to −8 .. 8 and
+"spectral": x_t = 256 c_t + f_t − 2¹⁵ is drawn of s_t = clip(p̂_t + x_t) to 16 bits. 2R + 2 inputs
+v = z_1 .. z_R, |z_1| .. |z_R|, ⟨s_{t−1} / τ_t⟩, ⟨p̂_t / τ_t⟩, where ⟨ ⟩ is clipped to −8 .. 8 and
 z_i = ⟨(s_{t−i} − p̂_{t−i}) / σ_{t−i}⟩ of the difference modulo 2¹⁶, an int16; and
 v_c = ⟨(256 c_t − 32640.5) / σ_t⟩. Before the first sample s, p̂ and z are 0. With λ = exp(−π)/σ_t,
 

@@ -155,7 +155,8 @@ class _Predictions:
       r_FxN = np.asarray(self._autocorrelation(mel_FxM))
       found = self._filters(*levinson.solve(r_FxN), r_FxN[:, 0])
     taps, *rest = (np.array(a) for a in found)
-    return hear.Predictor(taps, *rest, _RAMPS, taps.shape[1])
+    lags = tuple(range(self._model.config.residuals))
+    return hear.Predictor(taps, *rest, _RAMPS, taps.shape[1], lags)
 
 
 def weights(export: Export) -> layout.Weights:

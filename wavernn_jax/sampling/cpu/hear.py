@@ -17,7 +17,7 @@ from wavernn_jax.sampling.cpu import int16, simd
 from wavernn_jax.sampling.cpu.simd import WIDTH, splat
 
 BYTE_STEP = np.float32(1 / 255)
-RESIDUALS, BOUND = hearing.RESIDUALS, np.float32(hearing.BOUND)
+BOUND = np.float32(hearing.BOUND)
 TAPS = 2 * WIDTH  # a prediction reads so many samples at a time
 _MIDDLE = np.float32(2**15 - 127.5)  # less 256 c: the middle of a coarse byte's residuals
 
@@ -31,6 +31,7 @@ class Predictor(typing.NamedTuple):
   slopes: np.ndarray  # float32 [F], of the priors
   ramps: np.ndarray   # float32 [2 * 256], of the coarse and the fine byte's prior
   width: int          # D
+  lags: tuple         # 0 .. R − 1: of the past residuals; a tuple, for R to be compiled in
 
 
 class Now(typing.NamedTuple):
@@ -94,9 +95,9 @@ def _predict(p, place, frame, pcm):
 
 
 @register_jitable
-def _remember(tape, now, sample):
+def _remember(tape, residuals, now, sample):
   """Puts a residual over σ in front of those heard before."""
-  for k in range(RESIDUALS - 1, 0, -1):
+  for k in range(residuals - 1, 0, -1):
     simd.put(tape, k, simd.item(tape, k - 1))
   residual = np.float32(_wrapped(sample - now.predicted))
   simd.put(tape, 0, _bounded(residual / now.scale))
@@ -118,9 +119,10 @@ def _start(predictor, tape, pcm, lead, position, hop, frames):  # pylint: disabl
     return lambda predictor, tape, pcm, lead, position, hop, frames: None
 
   def implementation(predictor, tape, pcm, lead, position, hop, frames):
-    for t in range(-RESIDUALS, 0):
+    residuals = len(predictor.lags)
+    for t in range(-residuals, 0):
       now = _predict(predictor, lead + t, _nearest(position + t, hop, frames), pcm)
-      _remember(tape, now, np.int64(simd.item(pcm, lead + t)))
+      _remember(tape, residuals, now, np.int64(simd.item(pcm, lead + t)))
   return implementation
 
 
@@ -137,28 +139,51 @@ def _before(predictor, place, position, hop, frames, pcm):  # pylint: disable=un
       predictor, place, _nearest(position, hop, frames), pcm)
 
 
-def terms(now, tape, pcm, place, right, left):
+def sizes(lags, tape):
+  """The sizes of the past residuals, as vectors."""
+  raise NotImplementedError('for nopython code')
+
+
+@overload(sizes)
+def _sizes(lags, tape):  # pylint: disable=unused-argument
+  if not len(lags):
+    return lambda lags, tape: ()
+  return lambda lags, tape: (splat(abs(simd.item(tape, lags[0]))),) + sizes(lags[1:], tape)
+
+
+def signed_rows(lags, tape):
+  """Where the rows of a table begin that multiply them: those for their signs."""
+  raise NotImplementedError('for nopython code')
+
+
+@overload(signed_rows)
+def _signed_rows(lags, tape):  # pylint: disable=unused-argument
+  if not len(lags):
+    return lambda lags, tape: ()
+  return lambda lags, tape: (
+      WIDTH * (2 * lags[0] + (simd.item(tape, lags[0]) < 0)),) + signed_rows(lags[1:], tape)
+
+
+def terms(predictor, now, tape, pcm, place, right, left):
   """Factors of the input table of the coarse half; `left` and `right` are those of two frames."""
   raise NotImplementedError('for nopython code')
 
 
 @overload(terms)
-def _terms(now, tape, pcm, place, left, right):  # pylint: disable=unused-argument
+def _terms(predictor, now, tape, pcm, place, left, right):  # pylint: disable=unused-argument
   if isinstance(now, types.NoneType):
-    def of_bytes(now, tape, pcm, place, left, right):
+    def of_bytes(predictor, now, tape, pcm, place, left, right):
       last = np.int64(simd.item(pcm, place - 1)) + 32768
       return (splat(left), splat(right), splat(_signal(last >> 8)), splat(_signal(last & 255)))
     return of_bytes
 
-  def of_residuals(now, tape, pcm, place, left, right):
+  def of_residuals(predictor, now, tape, pcm, place, left, right):
     last = np.float32(simd.item(pcm, place - 1))
     predicted = np.float32(now.predicted)
-    a, b, c, d = (simd.item(tape, 0), simd.item(tape, 1), simd.item(tape, 2), simd.item(tape, 3))
     return Heard(
         (splat(left), splat(right), splat(_bounded(last / now.level)),
          splat(_bounded(predicted / now.level))),
-        (splat(abs(a)), splat(abs(b)), splat(abs(c)), splat(abs(d))),
-        (WIDTH * (a < 0), WIDTH * (2 + (b < 0)), WIDTH * (4 + (c < 0)), WIDTH * (6 + (d < 0))))
+        sizes(predictor.lags, tape), signed_rows(predictor.lags, tape))
   return of_residuals
 
 
@@ -218,13 +243,13 @@ def _sample(now, code):  # pylint: disable=unused-argument
   return lambda now, code: min(max(now.predicted + code - 32768, -32768), 32767)
 
 
-def remember(now, tape, sample):
+def remember(predictor, now, tape, sample):
   """Puts the residual of a sample onto the tape."""
   raise NotImplementedError('for nopython code')
 
 
 @overload(remember)
-def _overload_remember(now, tape, sample):  # pylint: disable=unused-argument
+def _overload_remember(predictor, now, tape, sample):  # pylint: disable=unused-argument
   if isinstance(now, types.NoneType):
-    return lambda now, tape, sample: None
-  return lambda now, tape, sample: _remember(tape, now, sample)
+    return lambda predictor, now, tape, sample: None
+  return lambda predictor, now, tape, sample: _remember(tape, len(predictor.lags), now, sample)

@@ -69,6 +69,11 @@ class Network(typing.NamedTuple):
   reset_bias: typing.Any  # None, or float32 [H]
 
 
+def residuals(network) -> int:
+  """R: past residuals that a step hears; 0 where it hears bytes."""
+  return (network.coarse_inputs.shape[2] - 4) // 2  # rows of `_input_table`
+
+
 def aligned(shape, dtype):
   """Zeros that start at a cache line."""
   count = int(np.prod(shape))

@@ -107,7 +107,7 @@ def scratch(network):
       layout.aligned(LEVELS, np.float32), layout.aligned(LEVELS + 16, np.float32),
       layout.aligned_copy(network.coarse_inputs), layout.aligned_copy(network.fine_inputs),
       network.coarse_inputs.shape[2], network.fine_inputs.shape[2],
-      np.zeros(hear.RESIDUALS, np.float32))
+      np.zeros(layout.residuals(network), np.float32))
 
 
 def _activations(count):
@@ -149,7 +149,7 @@ def _check(network, frames, hop, state, position, predictor):
   if np.shape(state.h) != (units,):
     raise ValueError(f'a state of shape {np.shape(state.h)}, expected ({units},)')
   past, width = len(state.pcm), 0 if predictor is None else predictor.width
-  if not past if predictor is None else hear.padded(past - hear.RESIDUALS) != width:
+  if not past if predictor is None else hear.padded(past - len(predictor.lags)) != width:
     raise ValueError(f'a state of {past} samples, expected those of {width} taps')
   if predictor is not None and len(predictor.taps) != len(frames):
     raise ValueError(f'predictions of {len(predictor.taps)} frames, expected {len(frames)}')
@@ -172,7 +172,7 @@ def _run(network, memory, frames, hop, position, predictor, pcm, lead, index, ke
     word0, word1 = random.threefry(key0, key1, index + np.uint64(t))
     rest, place = (position + t) % hop, lead + t
     at = hear.before(p, place, position + t, hop, len(frames), samples)
-    terms = hear.terms(at, s.tape, samples, place, np.float32(hop - rest) / np.float32(hop),
+    terms = hear.terms(p, at, s.tape, samples, place, np.float32(hop - rest) / np.float32(hop),
                        np.float32(rest) / np.float32(hop))
     known = hear.code(at, np.int64(simd.item(samples, place)))
     step.half_step(net, s, now, s.coarse_inputs, terms, 0)
@@ -184,7 +184,7 @@ def _run(network, memory, frames, hop, position, predictor, pcm, lead, index, ke
                  hear.prior(p, at, 1, coarse), known & 255)
     if not forced:
       simd.put(samples, place, hear.sample(at, 256 * coarse + fine))
-    hear.remember(at, s.tape, np.int64(simd.item(samples, place)))
+    hear.remember(p, at, s.tape, np.int64(simd.item(samples, place)))
     now = 1 - now
 
 

@@ -37,7 +37,7 @@ class Scratch(typing.NamedTuple):
   fine_inputs: np.ndarray
   coarse_rows: int      # of a gate
   fine_rows: int
-  tape: np.ndarray      # float32 [4], past residuals over σ
+  tape: np.ndarray      # float32 [R], past residuals over σ
 
 
 # Activations for matrices, by their types.
@@ -143,12 +143,22 @@ def _gate_input(table, start, terms):  # pylint: disable=unused-argument
     return lambda table, start, terms: _fixed_input(table, start, terms)
 
   def of_residuals(table, start, terms):
-    x, z = _fixed_input(table, start, terms.fixed), start + len(terms.fixed) * WIDTH
-    x = fma(load(table, z + terms.rows[0]), terms.sizes[0], x)
-    x = fma(load(table, z + terms.rows[1]), terms.sizes[1], x)
-    x = fma(load(table, z + terms.rows[2]), terms.sizes[2], x)
-    return fma(load(table, z + terms.rows[3]), terms.sizes[3], x)
+    return residual_input(table, start + len(terms.fixed) * WIDTH, terms.rows, terms.sizes,
+                          _fixed_input(table, start, terms.fixed))
   return of_residuals
+
+
+def residual_input(table, start, rows, sizes, x):
+  """Adds what the past residuals, of which there are as many as `rows`, contribute."""
+  raise NotImplementedError('for nopython code')
+
+
+@overload(residual_input)
+def _residual_input(table, start, rows, sizes, x):  # pylint: disable=unused-argument
+  if not len(rows):
+    return lambda table, start, rows, sizes, x: x
+  return lambda table, start, rows, sizes, x: residual_input(
+      table, start, rows[1:], sizes[1:], fma(load(table, start + rows[0]), sizes[0], x))
 
 
 @register_jitable

@@ -137,7 +137,7 @@ def layout(operands: Operands, matrices: Matrices, team: int, streams: int):
       'WEIGHTS': kind, 'DENSE': int(matrices.dense), 'ROWS': rows,
       'VALUES': blocks * BLOCK * itemsize, 'INDICES': 1 if matrices.dense else blocks,
       'PARTIALS': threads // 32 if cut else 0, 'SPINS': _SPINS, 'TAPS': operands.taps,
-      'RESIDUALS': hearing.RESIDUALS, 'BOUND': int(hearing.BOUND)}
+      'RESIDUALS': len(operands.previous) // 2 - 1, 'BOUND': int(hearing.BOUND)}
   shared = (share_bytes(macros) + 4 * streams * (2 * half + projection)
             + 8 * (macros['PARTIALS'] * BLOCK * streams + 1)
             + 4 * (BYTE_VALUES * streams if team == 1 else 1)

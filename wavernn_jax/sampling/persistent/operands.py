@@ -114,7 +114,7 @@ def build(params, multiple: int, taps: int = 0) -> Operands:
     return np.pad(stacked, [(0, 0), *widths])
 
   to_half = round_up(half, multiple) - half
-  gains = (hearing.Residuals if taps else hearing.Bytes).gains
+  gains = np.ones(len(params['previous']) + 1) if taps else hearing.Bytes.gains
   gates = np.concatenate([params['recurrent'][gate] for gate in 'ure'], axis=1)
   return Operands(
       recurrent=pad_halves(pad_halves(gates, multiple, 3).T, multiple, 1).T,

@@ -78,7 +78,7 @@ class Residuals:
     self.constants = (ramps,)
     past = pad_rows(filters.past, rows)
     self.tape = (pad_rows(before(filters.pcm), rows),
-                 *jnp.split(past, hearing.RESIDUALS, axis=1))
+                 *jnp.split(past, past.shape[1], axis=1))
 
   def before(self, at, constants, tape):
     """As of `Bytes`; `at` are the filter's taps and numbers of the sample."""
