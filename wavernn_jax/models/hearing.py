@@ -12,6 +12,7 @@ prediction needs of the frames, None without one.
 """
 
 import dataclasses
+import os
 import typing
 
 import jax
@@ -26,7 +27,9 @@ from wavernn_jax.models import conditioning, prediction
 # weight by about the learning rate a step, so without this factor on the weights of
 # the coarse byte their growth alone takes thousands of steps.
 COARSE_GAIN = 64.0
-RESIDUALS = 4  # past ones that are heard
+# For the ablation of experiments/sweeps/inputs.py alone: what is changed in `Residuals`.
+CHANGED = set(filter(None, os.environ.get('CHANGED', '').split(',')))
+RESIDUALS = next((int(c[4:]) for c in CHANGED if c.startswith('past')), 4)  # past ones heard
 BOUND = 8.0  # of what is heard over its scale
 PRIOR = -0.65  # ln(b/σ) before training: the best for speech, within 0.01 nats
 
@@ -104,7 +107,9 @@ class Residuals:
   config: ModelConfig
   mel: MelConfig
 
-  width = 2 * RESIDUALS + 2  # K
+  width = ((1 if 'noabs' in CHANGED else 2) * RESIDUALS + (0 if 'nowave' in CHANGED else 2)
+           + 2 * ('bytes' in CHANGED) + 512 * ('embedded' in CHANGED)
+           + RESIDUALS * ('tanh' in CHANGED) + ('adaptive' in CHANGED))  # K
   gains = np.ones(width + 1, np.float32)
 
   @property
@@ -121,8 +126,25 @@ class Residuals:
         [z_TxB[RESIDUALS - k:len(z_TxB) - k] for k in range(1, RESIDUALS + 1)], axis=-1)
     at = filters_F._replace(taps=None)  # of which copies for all samples would be large
     at = jax.tree.map(lambda a: a[row_T[RESIDUALS:]], at)
-    previous = self._heard(past_TxBxR, pcm_BxN.T[self.past - 1:-1], predicted_TxB[RESIDUALS:],
-                           at.level)
+    predicted_TxB = predicted_TxB[RESIDUALS:]
+    if CHANGED & {'adaptive', 'coded'}:
+      y_TxB = adapted(z_TxB)[RESIDUALS:]
+    if 'coded' in CHANGED:
+      predicted_TxB = jnp.clip(
+          predicted_TxB + jnp.round(y_TxB * at.scale).astype(jnp.int32), -2**15, 2**15 - 1)
+      x_TxB = jnp.concatenate([x_TxB[:RESIDUALS], prediction.encode(
+          pcm_BxN.T[self.past:], predicted_TxB)])
+      z_TxB = jnp.concatenate([z_TxB[:RESIDUALS], over_scale(x_TxB[RESIDUALS:], at.scale)])
+      past_TxBxR = jnp.stack(
+          [z_TxB[RESIDUALS - k:len(z_TxB) - k] for k in range(1, RESIDUALS + 1)], axis=-1)
+    previous = self._heard(past_TxBxR, pcm_BxN.T[self.past - 1:-1], predicted_TxB, at.level)
+    if 'adaptive' in CHANGED:
+      previous = jnp.concatenate([previous, y_TxB[..., None]], axis=-1)
+    last = audio.split_bytes(x_TxB[RESIDUALS - 1:-1])
+    if 'bytes' in CHANGED:
+      previous = jnp.concatenate([previous, audio.scale_byte(jnp.stack(last, axis=-1))], axis=-1)
+    if 'embedded' in CHANGED:
+      previous = jnp.concatenate([previous, *(jax.nn.one_hot(b, 256) for b in last)], axis=-1)
     coarse, fine = audio.split_bytes(x_TxB[RESIDUALS:])
     return Sequence(previous, self.current(coarse, at), {'coarse': coarse, 'fine': fine},
                     at.scale)
@@ -130,8 +152,12 @@ class Residuals:
   def _heard(self, past_NxR, last_N, predicted_N, level_N):
     """[..., K] of past residuals over σ, the last sample and the prediction."""
     waveform_Nx2 = jnp.stack([last_N, predicted_N], axis=-1) / level_N[..., None]
-    return jnp.concatenate(
-        [past_NxR, jnp.abs(past_NxR), jnp.clip(waveform_Nx2, -BOUND, BOUND)], axis=-1)
+    parts = [past_NxR, jnp.abs(past_NxR), jnp.clip(waveform_Nx2, -BOUND, BOUND),
+             jnp.tanh(past_NxR)]
+    left_out = {'noabs': 1, 'nowave': 2}
+    leave = {i for name, i in left_out.items() if name in CHANGED} | (
+        set() if 'tanh' in CHANGED else {3})
+    return jnp.concatenate([p for i, p in enumerate(parts) if i not in leave], axis=-1)
 
   def current(self, coarse, filters):
     """What the fine units hear of the coarse byte, [..., 1]: the middle of its residuals."""
@@ -182,6 +208,18 @@ class Residuals:
     z_B = over_scale(prediction.encode(pcm_B, predicted), filters.scale)
     return pcm_B, (jnp.concatenate([pcm_BxD[:, 1:], pcm_B[:, None]], axis=1),
                    jnp.concatenate([z_B[:, None], z_BxR[:, :-1]], axis=1))
+
+
+def adapted(z_TxB, taps: int = 32, rate: float = 0.01):
+  """Each z predicted from the last `taps` ones by normalised least mean squares (NLMS)."""
+  def step(carry, z_B):
+    w_BxK, past_BxK = carry
+    y_B = (w_BxK * past_BxK).sum(-1)
+    gain_B = rate * (z_B - y_B) / ((past_BxK**2).sum(-1) + 0.3 * taps)
+    w_BxK = w_BxK + gain_B[:, None] * past_BxK
+    return (w_BxK, jnp.concatenate([z_B[:, None], past_BxK[:, :-1]], axis=1)), y_B
+  zeros = jnp.zeros((z_TxB.shape[1], taps))
+  return jax.lax.scan(step, (zeros, zeros), z_TxB, unroll=8)[1]
 
 
 def over_scale(x, scale):
