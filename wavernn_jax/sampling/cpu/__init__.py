@@ -5,6 +5,7 @@
   engine.py       an export as an engine (sampling/engine.py)
   loop.py         the loop over samples, and teacher forcing by the same step
   hear.py         what a step hears; predictions of samples
+  inputs.py       what the gates are added for what is heard
   step.py         one sample: gates, output layers, draws
   int16.py        sums of products of int16 vectors
   kernels.py      products with packed matrices

@@ -11,7 +11,7 @@ from numba import types
 from numba.extending import overload, register_jitable
 import numpy as np
 
-from wavernn_jax.sampling.cpu import kernels, simd, simd_math
+from wavernn_jax.sampling.cpu import inputs, kernels, simd, simd_math
 from wavernn_jax.sampling.cpu.kernels import row_dot
 from wavernn_jax.sampling.cpu.simd import WIDTH, fma, load, splat, store
 
@@ -120,70 +120,6 @@ def blend_stage(h, a, b):
   return fma(h, one + b, a * (one - b)) / ((one + a) * (one + b))
 
 
-def table_rows(terms):
-  """Rows of a gate in an input table."""
-  raise NotImplementedError('for nopython code')
-
-
-@overload(table_rows)
-def _table_rows(terms):
-  if isinstance(terms, types.BaseNamedTuple):
-    return lambda terms: len(terms.fixed) + 2 * len(terms.sizes)
-  return lambda terms: len(terms)
-
-
-def gate_input(table, start, terms):
-  """Sixteen units' input to a gate; terms: of hear.py."""
-  raise NotImplementedError('for nopython code')
-
-
-@overload(gate_input)
-def _gate_input(table, start, terms):  # pylint: disable=unused-argument
-  if not isinstance(terms, types.BaseNamedTuple):
-    return lambda table, start, terms: _fixed_input(table, start, terms)
-
-  def of_residuals(table, start, terms):
-    return residual_input(table, start + len(terms.fixed) * WIDTH, terms.rows, terms.sizes,
-                          _fixed_input(table, start, terms.fixed))
-  return of_residuals
-
-
-def residual_input(table, start, rows, sizes, x):
-  """Adds what the past residuals, of which there are as many as `rows`, contribute."""
-  raise NotImplementedError('for nopython code')
-
-
-@overload(residual_input)
-def _residual_input(table, start, rows, sizes, x):  # pylint: disable=unused-argument
-  if not len(rows):
-    return lambda table, start, rows, sizes, x: x
-  return lambda table, start, rows, sizes, x: residual_input(
-      table, start, rows[1:], sizes[1:], fma(load(table, start + rows[0]), sizes[0], x))
-
-
-@register_jitable
-def _fixed_input(table, start, terms):
-  """Frame k, frame k + 1, previous coarse, previous fine."""
-  x = load(table, start) * terms[0]
-  x = fma(load(table, start + WIDTH), terms[1], x)
-  x = fma(load(table, start + 2 * WIDTH), terms[2], x)
-  x = fma(load(table, start + 3 * WIDTH), terms[3], x)
-  return _current_input(table, start, terms, x)
-
-
-def _current_input(table, start, terms, x):
-  """Adds the current coarse byte, a fifth term that the fine half has."""
-  raise NotImplementedError('for nopython code')
-
-
-@overload(_current_input)
-def _overload_current_input(table, start, terms, x):  # pylint: disable=unused-argument
-  if len(terms) < 5:
-    return lambda table, start, terms, x: x
-  return lambda table, start, terms, x: fma(
-      load(table, start + 4 * WIDTH), terms[4], x)
-
-
 def add_bias(bias, start, vector):
   """R_e h of sixteen units, with the bias inside the reset gate where the model has one."""
   raise NotImplementedError('for nopython code')
@@ -202,7 +138,7 @@ def half_step(network, s, now, table, terms, first):
   m, half = network.recurrent, s.units // 2
   old, new = now * s.units, (1 - now) * s.units
   x, unit = operand(m, s.h, old), np.float32(1) / network.limit
-  width, last = table_rows(terms) * WIDTH, first + half // WIDTH
+  width, last = inputs.table_rows(terms) * WIDTH, first + half // WIDTH
   a = b = reset = g_e = x_e = splat(1.0)
   for block in range(first, last):
     gates, place = 3 * block, 3 * width * (block - first)
@@ -213,8 +149,9 @@ def half_step(network, s, now, table, terms, first):
       _store_state(network, s, old, new, block - 1, a, b)
     g_e = add_bias(network.reset_bias, block * WIDTH, row_dot(m, x, gates + 2, unit))
     a, reset = reset_stage(
-        g_u, g_r, gate_input(table, place, terms), gate_input(table, place + width, terms))
-    x_e = gate_input(table, place + 2 * width, terms)
+        g_u, g_r, inputs.gate_input(table, place, terms),
+        inputs.gate_input(table, place + width, terms))
+    x_e = inputs.gate_input(table, place + 2 * width, terms)
   b = candidate_stage(reset, g_e, x_e)
   _store_state(network, s, old, new, last - 1, a, b)
 
