@@ -109,6 +109,7 @@ def test_a_pruned_run_is_exported_in_blocks_and_evaluated_from_the_export(runs, 
   assert result['free_running']['length_error_seconds'] == 0
 
 
+@pytest.mark.slow
 def test_a_fused_run_goes_on_is_evaluated_exported_and_heard(corpus, tiny_config, tmp_path):
   config = fused.get_config('tiny')
   config.data, config.mel, config.evaluation = (

@@ -206,6 +206,7 @@ print(float(total(np.full(3, 0.25, sys.argv[1]))), sum(total.stats.cache_hits.va
 """
 
 
+@pytest.mark.slow
 def test_processes_that_compile_at_once_do_not_load_each_other_s_code(tmp_path):
   script = tmp_path / 'total.py'
   script.write_text(_TYPES)

@@ -111,6 +111,7 @@ def stop_at(monkeypatch, step):
   monkeypatch.setattr(run_lib.Run, 'update', stopping)
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_run_of_one(config, tmp_path, on_eight):
   one, eight = tmp_path / 'one', tmp_path / 'eight'
   assert f'STEP {STEPS} {DEVICES}' in on_eight(_TRAIN, processes.as_argument(config), -1, eight)

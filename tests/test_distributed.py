@@ -47,6 +47,7 @@ def assert_same_run(a, b, config):
     np.testing.assert_allclose(x, y, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_go_on_after_one_was_killed(config, tmp_path):
   whole, torn = tmp_path / 'whole', tmp_path / 'torn'
   with processes.World(config, torn) as pair:

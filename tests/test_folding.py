@@ -50,6 +50,7 @@ def test_seams_of_noise_keep_its_power():
     assert piece.std() == pytest.approx(1_000, rel=0.03)
 
 
+@pytest.mark.slow
 def test_columns_of_a_plain_run_make_a_row_for_each_number_of_parts(tmp_path):
   config = subscale.configure_tiny(*subscale.PLAIN, 2)
   config.data.dir = str(commands.DEMO_SPEECH)

@@ -29,6 +29,7 @@ def test_its_size_is_that_of_one_head(config):
   assert head['output']['kernel'].shape == (config.model.projection, 3 * config.model.mixtures)
 
 
+@pytest.mark.slow
 def test_a_pruned_run_trains_is_scored_and_refuses_other_engines(config, tmp_path, monkeypatch):
   config.pruning = config_lib.PruningConfig(0.5, 0.5, 0.0, 0.0, block_outputs=4, start=2, steps=8,
                                             interval=2)
