@@ -8,8 +8,9 @@ r"""The model that `python launch.py` plays: sparse, small enough to train on tw
 Variants: `voice` (192 units, 3 G samples: some 20 hours of one core; it may be exported at
 any time) and `tiny` (seconds, for tests).
 
-The bundled one was trained on kathleen24 for 23,100 updates, and from there on kathleen24
-and eight minutes of twelve espeak-ng voices, so that it speaks other voices than hers, too:
+The bundled one was trained on kathleen24 for 23,100 updates, and from there in stages (which
+experiments/results/README.md lists) on kathleen24 and eight minutes of twelve espeak-ng
+voices, so that it speaks other voices than hers, too:
 
     python launch.py --mode=train --config=experiments/configs/pretrained.py \
         --config.data.dir=KATHLEEN24_AND_VOICES --config.init_from=RUN \
