@@ -140,7 +140,7 @@ class ModelConfig:
   prediction: str = 'none'  # the paper; 'spectral': code the residual of models/prediction.py
   taps: int = 192  # D: past samples that a spectral prediction uses
   taps_ahead: int = 48  # samples ahead that lanes know besides, where F allows
-  residuals: int = 8  # R: past ones that a step of kind wavernn hears, and their sizes
+  residuals: int = 4  # R: past ones that a step of kind wavernn hears, and their sizes
   reset_bias: bool = False  # b in e = tanh(r ∘ (R_e h + b) + x_e), which other GRUs have
   lanes: int = 1  # S; subscale and fused only
   horizon: int = 0  # F of §4: how many positions ahead a lane sees the lanes before it
@@ -231,9 +231,7 @@ def to_dict(config) -> dict:
 
 
 def from_dict(values: dict, kind=Config, where: str = 'config'):
-  """The configuration that `to_dict` gave.
-
-  Fields that have been added since then get their defaults, or what was done before.
+  """The configuration that `to_dict` gave; fields added since then get their defaults.
 
   Raises:
     InputError: naming fields that do not exist or have another type.
@@ -245,19 +243,11 @@ def from_dict(values: dict, kind=Config, where: str = 'config'):
     raise InputError(f'{where}: has the unknown fields {unknown}; was it written by a newer '
                      'version? Then use that one.')
   default = kind()
-  return kind(**_before(kind, values) | {
+  return kind(**{
       name: from_dict(value, type(getattr(default, name)), f'{where}.{name}')
             if dataclasses.is_dataclass(getattr(default, name))
             else _of_type(value, type(getattr(default, name)), f'{where}.{name}')
       for name, value in values.items()})
-
-
-def _before(kind, values: dict) -> dict:
-  """Fields whose defaults are not what versions did that had no such field."""
-  if kind is ModelConfig and (values.get('kind'), values.get('prediction')) == (
-      'wavernn', 'spectral'):
-    return {'residuals': 4}
-  return {}
 
 
 def _of_type(value, kind: type, where: str):

@@ -28,7 +28,8 @@ from wavernn_jax.errors import InputError
 def get_config(variant: str = 'voice') -> config.Config:
   if variant == 'voice':
     return config.Config(
-        model=config.ModelConfig(units=192, projection=128, channels=128, prediction='spectral'),
+        model=config.ModelConfig(units=192, projection=128, channels=128, prediction='spectral',
+                                 residuals=8),
         optimizer=config.OptimizerConfig(learning_rate=3e-3, final_learning_rate=3e-5,
                                          warmup_steps=200),
         pruning=config.PruningConfig(recurrent=0.7, hidden=0.5, output=0.5, conditioning=0.5,

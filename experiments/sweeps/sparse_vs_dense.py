@@ -8,9 +8,8 @@ the models differ in width and sparsity alone, and each form is trained at the r
 suits it best. R is pruned to 96.5%: each number of the state is then read by (H/4)(1 − Z) =
 4.5 blocks of a gate where they are 4×4, and by 1.1 where they are 16×1. The output layers
 and the map from the conditioning are as sparse as the budget makes them, which is less.
-Pruning begins after 1,000 updates. All hear 4 past residuals: weights of what is heard are
-not pruned, and must not be more than a quarter of the budget. `regrown` blocks keep the
-weights that they were pruned with, and may come back.
+Pruning begins after 1,000 updates. `regrown` blocks keep the weights that they were pruned
+with, and may come back.
 """
 
 import dataclasses
@@ -34,7 +33,7 @@ def dense_config(sizes: tuple[int, int], prediction: str, updates: int) -> confi
   units, projection = sizes
   return config_lib.Config(
       model=config_lib.ModelConfig(units=units, projection=projection, channels=16, layers=2,
-                                   prediction=prediction, residuals=4),
+                                   prediction=prediction),
       optimizer=config_lib.OptimizerConfig(warmup_steps=200),
       train=config_lib.TrainConfig(
           steps=updates, batch=4, crop=1_920, burn_in=240, eval_every=max(1, updates // 2),
