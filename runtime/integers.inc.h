@@ -76,20 +76,23 @@ INLINE ints4 T(squares_int8)(const uint16_t *index, const int8_t *w, size_t coun
 #endif
 
 #if INTEGER == NEON || INTEGER == DOT
-INLINE void T(add_int8)(int32x4_t sum[4], const int8_t *w, int16x4_t x) {
+INLINE void T(add_int8)(int32x4_t sum[4], const int8_t *w, int16x8_t x) {
   int8x16_t weights = vld1q_s8(w);
-  int16x8_t low = vmovl_s8(vget_low_s8(weights)), high = vmovl_s8(vget_high_s8(weights));
-  sum[0] = vmlal_s16(sum[0], vget_low_s16(low), x);
-  sum[1] = vmlal_s16(sum[1], vget_high_s16(low), x);
-  sum[2] = vmlal_s16(sum[2], vget_low_s16(high), x);
-  sum[3] = vmlal_s16(sum[3], vget_high_s16(high), x);
+  int16x8_t low = vmovl_s8(vget_low_s8(weights)), high = vmovl_high_s8(weights);
+  sum[0] = vmlal_s16(sum[0], vget_low_s16(low), vget_low_s16(x));
+  sum[1] = vmlal_high_s16(sum[1], low, x);
+  sum[2] = vmlal_s16(sum[2], vget_low_s16(high), vget_low_s16(x));
+  sum[3] = vmlal_high_s16(sum[3], high, x);
 }
 
 INLINE void T(columns_int8)(const wavernn_matrix *m, uint32_t row, const int16_t *x,
                             int32_t y[LANES]) {
+  const uint16_t *index = m->indices + m->offsets[row], *end = m->indices + m->offsets[row + 1];
+  const int8_t *w = (const int8_t *)m->values + (size_t)LANES * m->offsets[row];
   int32x4_t sum[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
-  for (uint32_t k = m->offsets[row]; k < m->offsets[row + 1]; k++)
-    T(add_int8)(sum, (const int8_t *)m->values + (size_t)LANES * k, vdup_n_s16(x[m->indices[k]]));
+  for (; end - index >= 4; index += 4, w += 4 * LANES)
+    UNROLL for (int u = 0; u < 4; u++) T(add_int8)(sum, w + u * LANES, vld1q_dup_s16(x + index[u]));
+  for (; index < end; index++, w += LANES) T(add_int8)(sum, w, vld1q_dup_s16(x + *index));
   for (int i = 0; i < 4; i++) vst1q_s32(y + 4 * i, sum[i]);
 }
 #endif
@@ -98,7 +101,10 @@ INLINE void T(columns_int8)(const wavernn_matrix *m, uint32_t row, const int16_t
 INLINE ints4 T(squares_int8)(const uint16_t *index, const int8_t *w, size_t count,
                              const int16_t *x) {
   int32x4_t sum[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
-  for (; count; count--, index++, w += LANES) T(add_int8)(sum, w, vld1_s16(x + 4 * *index));
+  for (; count; count--, index++, w += LANES) {
+    int16x4_t four = vld1_s16(x + 4 * *index);
+    T(add_int8)(sum, w, vcombine_s16(four, four));
+  }
   return (ints4)vpaddq_s32(vpaddq_s32(sum[0], sum[1]), vpaddq_s32(sum[2], sum[3]));
 }
 #endif
@@ -106,39 +112,71 @@ INLINE ints4 T(squares_int8)(const uint16_t *index, const int8_t *w, size_t coun
 #if INTEGER == DOT
 /* `sdot` multiplies a block by four inputs at once. Inputs of 15 bits are 128 · a + b, two bytes:
    a of four inputs, then b of them (`shorten`); those of 8 bits are one. */
-INLINE void T(add_square)(int32x4_t *high, int32x4_t *low, int8x16_t w, int8x8_t v,
-                          const bool bytes) {
-  *high = vdotq_lane_s32(*high, w, v, 0);
-  if (!bytes) *low = vdotq_lane_s32(*low, w, v, 1);
-}
-
-INLINE int8x8_t T(four_inputs)(const int8_t *x, uint64_t column, const bool bytes) {
+INLINE int8x8_t T(four_inputs)(const int8_t *x, size_t column, const bool bytes) {
   if (!bytes) return vld1_s8(x + 8 * column);
   return vreinterpret_s8_s32(vld1_dup_s32((const int32_t *)(const void *)(x + 4 * column)));
 }
 
-/* The four sums of `count` blocks. */
-INLINE ints4 T(sdot_squares)(const uint16_t *index, const int8_t *w, size_t count,
-                             const int8_t *x, const bool bytes) {
-  int32x4_t high[2] = {vdupq_n_s32(0), vdupq_n_s32(0)}, low[2] = {high[0], high[0]};
-  for (; count >= 4; count -= 4, index += 4, w += 4 * LANES) {
-    uint64_t four; /* indices of one load */
-    int8x16_t weights[4];
-    int8x8_t v[4];
-    memcpy(&four, index, sizeof four);
-    UNROLL for (int u = 0; u < 4; u++) weights[u] = vld1q_s8(w + u * LANES);
-    UNROLL for (int u = 0; u < 4; u++) v[u] = T(four_inputs)(x, four >> 16 * u & 0xffff, bytes);
-    /* All loads come first: a core that works in order would wait for each. */
-    __asm__("" : "+w"(weights[0]), "+w"(weights[1]), "+w"(weights[2]), "+w"(weights[3]),
-                 "+w"(v[0]), "+w"(v[1]), "+w"(v[2]), "+w"(v[3]));
-    UNROLL for (int u = 0; u < 4; u++)
-      T(add_square)(&high[u % 2], &low[u % 2], weights[u], v[u], bytes);
+/* The next `n` blocks. Loads come first: a core that works in order would wait for each. */
+INLINE void T(add_squares)(int32x4_t sum[4], const uint16_t *index, const int8_t *w, const int n,
+                           const int8_t *x, const bool bytes) {
+  int8x16_t weights[8];
+  int8x8_t v[8];
+  UNROLL for (int u = 0; u < n; u++) weights[u] = vld1q_s8(w + u * LANES);
+  UNROLL for (int u = 0; u < n; u++) v[u] = T(four_inputs)(x, index[u], bytes);
+  UNROLL for (int u = 0; u < n; u++) {
+    int32x4_t *high = &sum[u % 2], *low = &sum[2 + u % 2];
+    *high = vdotq_lane_s32(*high, weights[u], v[u], 0);
+    if (!bytes) *low = vdotq_lane_s32(*low, weights[u], v[u], 1);
   }
-  for (; count; count--, index++, w += LANES)
-    T(add_square)(&high[0], &low[0], vld1q_s8(w), T(four_inputs)(x, *index, bytes), bytes);
-  int32x4_t sum = vaddq_s32(high[0], high[1]);
-  if (!bytes) sum = vaddq_s32(vaddq_s32(low[0], low[1]), vshlq_n_s32(sum, 7));
-  return (ints4)sum;
+}
+
+/* Rows from `order` on, as long as they have `count` blocks, `left` more than a multiple of 8.
+   Returns where it stopped. */
+INLINE const uint32_t *T(equal_rows)(const wavernn_matrix *m, const uint32_t *order,
+                                     const uint32_t *end, const int8_t *x, float unit,
+                                     float *restrict y, size_t count, const int left,
+                                     const bool bytes) {
+  do {
+    size_t row = *order, first = m->offsets[row];
+    if (m->offsets[row + 1] - first != count) break;
+    const uint16_t *index = m->indices + first;
+    const int8_t *w = (const int8_t *)m->values + LANES * first;
+    int32x4_t sum[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
+    for (size_t eights = count / 8; eights; eights--, index += 8, w += 8 * LANES)
+      T(add_squares)(sum, index, w, 8, x, bytes);
+    T(add_squares)(sum, index, w, left, x, bytes);
+    int32x4_t all = vaddq_s32(sum[0], sum[1]);
+    if (!bytes) all = vaddq_s32(vaddq_s32(sum[2], sum[3]), vshlq_n_s32(all, 7));
+    float32x4_t scale = vmulq_n_f32(vld1q_f32(m->scales + 4 * row), unit);
+    vst1q_f32(y + 4 * row, vmulq_f32(vcvtq_f32_s32(all), scale));
+  } while (++order < end);
+  return order;
+}
+
+/* Rows are sorted by their number of blocks: for each remainder there is code without a loop. */
+INLINE void T(square_product)(const wavernn_matrix *m, const int16_t *x, float unit,
+                              float *restrict y, const bool bytes) {
+  const wavernn_matrix as = *m; /* which `y` does not change */
+  const uint32_t *order = as.order, *end = order + as.rows;
+  while (order < end) {
+    size_t count = as.offsets[*order + 1] - as.offsets[*order];
+#define CASE(left)                                                                             \
+  case left:                                                                                   \
+    order = T(equal_rows)(&as, order, end, (const int8_t *)x, unit, y, count, left, bytes);    \
+    break
+    switch (count % 8) {
+      CASE(0);
+      CASE(1);
+      CASE(2);
+      CASE(3);
+      CASE(4);
+      CASE(5);
+      CASE(6);
+      CASE(7);
+    }
+#undef CASE
+  }
 }
 #endif
 
@@ -161,25 +199,22 @@ INLINE ints4 T(squares_int8)(const uint16_t *index, const int8_t *w, size_t coun
 }
 #endif
 
+#if INTEGER != DOT
 INLINE void T(square_product)(const wavernn_matrix *m, const int16_t *x, float unit,
                               float *restrict y, const bool bytes) {
   const uint32_t *restrict order = m->order, *restrict offsets = m->offsets;
   const uint16_t *restrict indices = m->indices;
   const int8_t *restrict values = m->values;
   const float *restrict scales = m->scales;
+  (void)bytes;
   for (const uint32_t *end = order + m->rows; order < end; order++) {
     size_t row = *order, first = offsets[row], count = offsets[row + 1] - first;
-#if INTEGER == DOT
-    ints4 sum = T(sdot_squares)(indices + first, values + LANES * first, count,
-                                (const int8_t *)x, bytes);
-#else
-    (void)bytes;
     ints4 sum = T(squares_int8)(indices + first, values + LANES * first, count, x);
-#endif
     floats4 scale = *(const floats4_at *)(scales + 4 * row) * unit;
     *(floats4_at *)(y + 4 * row) = __builtin_convertvector(sum, floats4) * scale;
   }
 }
+#endif
 
 /* y = matrix · x of int8, whose activations are integers in steps of `unit`. */
 TARGET static void T(product_int8)(const wavernn_matrix *m, const int16_t *x, float unit,

@@ -62,7 +62,8 @@ typedef struct {
   /* y[O] += x[N] · w[N, O] */
   void (*add_dense)(const float *x, size_t inputs, const float *w, size_t outputs, float *y);
   int32_t (*dot)(const int16_t *a, const int16_t *b, size_t n);
-  double (*cosine_sum)(const double *power, const double *cosine, uint32_t lag, uint32_t n_fft);
+  double (*cosine_sum)(const double *power, size_t bins, const double *cosine, uint32_t lag,
+                       uint32_t n_fft);
 } wavernn_kernels;
 
 struct wavernn_voice {

@@ -96,15 +96,17 @@ static uint8_t draw(const float *weights, float bound) {
 #define SUFFIXED(a, b) JOIN(a, b)
 #define T(name) SUFFIXED(name, SET)
 #define INLINE TARGET static inline __attribute__((always_inline))
+#define OUTLINE TARGET static __attribute__((noinline)) /* for the sake of size */
 
 #define SET plain
 #define WIDE 4
-#define ROWS 2
 #define TARGET
 #if defined(__aarch64__)
+#define TURN 4
 #define NAME "neon"
 #define INTEGER NEON
 #else
+#define TURN 2
 #define NAME "portable"
 #define INTEGER 0
 #endif
@@ -115,7 +117,7 @@ static bool T(runs)(void) { return true; }
 #include "step.inc.h"
 #undef SET
 #undef WIDE
-#undef ROWS
+#undef TURN
 #undef TARGET
 #undef NAME
 #undef INTEGER
@@ -123,7 +125,7 @@ static bool T(runs)(void) { return true; }
 #if defined(__x86_64__)
 #define SET avx2
 #define WIDE 8
-#define ROWS 2
+#define TURN 2
 #define TARGET __attribute__((target("avx2,fma")))
 #define NAME "avx2"
 #define INTEGER AVX2
@@ -134,14 +136,14 @@ static bool T(runs)(void) { return __builtin_cpu_supports("avx2") && __builtin_c
 #include "step.inc.h"
 #undef SET
 #undef WIDE
-#undef ROWS
+#undef TURN
 #undef TARGET
 #undef NAME
 #undef INTEGER
 
 #define SET avx512
 #define WIDE 16
-#define ROWS 2
+#define TURN 2
 #if defined(__clang__)
 #define TARGET __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")))
 #else
@@ -164,7 +166,7 @@ static bool T(runs)(void) {
 #if defined(__aarch64__) && (defined(__ARM_FEATURE_DOTPROD) || !defined(__clang__) || __clang_major__ >= 16)
 #define SET dot
 #define WIDE 4
-#define ROWS 2
+#define TURN 4
 #if defined(__clang__)
 #define TARGET __attribute__((target("dotprod")))
 #else

@@ -98,15 +98,42 @@ static void spectrum(const wavernn_stream *s, const float *mel) {
   }
 }
 
-/* ρ_0 .. ρ_D. */
+/* x_k + x_{n−k} for k <= n/2, then x_k − x_{n−k} for k < n/2, of x_0 .. x_n. Returns how many
+   the latter are. */
+static size_t fold(double *x, size_t n) {
+  size_t differences = (n + 1) / 2;
+  double *last = x + n;
+  for (size_t k = 0; k < differences; k++) {
+    double a = x[k], b = x[n - k];
+    x[k] = a + b;
+    x[n - k] = a - b;
+  }
+  for (double *first = last + 1 - differences; first < last; first++, last--) {
+    double b = *first;
+    *first = *last;
+    *last = b;
+  }
+  return differences;
+}
+
+/* ρ_0 .. ρ_D. A cosine of an even lag is the same at k and at n_fft/2 − k, one of an odd lag
+   the negative: even lags need half of the bins and half of the period, and so on. */
 static void autocorrelation(const wavernn_stream *s) {
   const wavernn_voice *v = s->voice;
-  uint32_t n_fft = (uint32_t)v->mel.n_fft;
+  const double *cosine = v->prediction.cosine;
+  uint32_t n_fft = (uint32_t)v->mel.n_fft, lags = (uint32_t)v->prediction.taps + 1, step = 1;
+  size_t bins = n_fft / 2 + 1;
   /* Bins between the first and the last of an even transform stand for two. */
-  for (uint32_t k = 1; k < (n_fft + 1) / 2; k++) s->power[k] *= 2;
-  for (int n = 0; n <= v->prediction.taps; n++)
-    s->lag[n] = v->kernels->cosine_sum(s->power, v->prediction.cosine, (uint32_t)n, n_fft) /
-                n_fft * v->prediction.lag_window[n];
+  for (size_t k = 1; k < (n_fft + 1) / 2; k++) s->power[k] *= 2;
+  for (; n_fft / step % 2 == 0 && step < lags; step *= 2) {
+    size_t odd = fold(s->power, bins - 1);
+    for (uint32_t n = step; n < lags; n += 2 * step)
+      s->lag[n] = v->kernels->cosine_sum(s->power + bins - odd, odd, cosine, n, n_fft);
+    bins -= odd;
+  }
+  for (uint32_t n = 0; n < lags; n += step)
+    s->lag[n] = v->kernels->cosine_sum(s->power, bins, cosine, n, n_fft);
+  for (uint32_t n = 0; n < lags; n++) s->lag[n] *= v->prediction.lag_window[n] / n_fft;
 }
 
 /* Durbin's recursion: solution[i] is of the sample i + 1 ago. Returns v. */

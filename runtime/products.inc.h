@@ -6,6 +6,8 @@ INLINE T(floats) T(load)(const void *values, size_t at, const wavernn_type type)
 #if WIDE == 16 /* gcc makes four instructions of what stands below */
   __m256i halves = _mm256_loadu_si256((const __m256i *)((const uint16_t *)values + at));
   return (T(floats))_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16);
+#elif defined(__aarch64__) /* gcc would load one half after the other */
+  return (T(floats))vshll_n_u16(vld1_u16((const uint16_t *)values + at), 16);
 #else
   const T(halves_at) *bits = (const T(halves_at) *)((const uint16_t *)values + at);
   return (T(floats))(__builtin_convertvector(*bits, T(words)) << 16);
@@ -24,28 +26,38 @@ INLINE T(floats) T(tile)(const float *x) {
 #endif
 }
 
-INLINE void T(add_block)(T(floats) *sum, const wavernn_matrix *m, uint32_t k, const float *x,
-                         const wavernn_type type) {
-  uint32_t column = m->indices[k];
-  UNROLL for (int p = 0; p < PARTS; p++) {
-    T(floats) w = T(load)(m->values, (size_t)k * LANES + (size_t)p * WIDE, type);
-    if (m->square) sum[p] += w * T(tile)(x + 4 * column);
-    else sum[p] += w * x[column];
-  }
+/* A row of blocks: where its weights and their columns stand. */
+typedef struct {
+  const uint16_t *index;
+  const char *weights;
+  size_t count;
+} T(blocks);
+
+INLINE T(blocks) T(blocks_of)(const wavernn_matrix *m, size_t row, const size_t weight_size) {
+  size_t first = m->offsets[row];
+  return (T(blocks)){m->indices + first, (const char *)m->values + LANES * weight_size * first,
+                     m->offsets[row + 1] - first};
+}
+
+/* The next block. */
+INLINE void T(add_block)(T(floats) *sum, T(blocks) *blocks, const float *x,
+                         const wavernn_type type, const bool square) {
+  size_t column = *blocks->index++;
+  T(floats) v = square ? T(tile)(x + 4 * column) : T(all)(x[column]);
+  UNROLL for (int p = 0; p < PARTS; p++)
+    sum[p] += T(load)(blocks->weights, (size_t)p * WIDE, type) * v;
+  blocks->weights += LANES * (type == F32 ? 4 : 2);
 }
 
 /* The sixteen sums of a row of blocks. */
-INLINE void T(row)(const wavernn_matrix *m, uint32_t row, const float *x,
-                   const wavernn_type type, float y[LANES]) {
-  T(floats) sum[ROWS][PARTS] = {{{0}}};
-  uint32_t k = m->offsets[row], end = m->offsets[row + 1];
-  for (; k + ROWS <= end; k += ROWS)
-    UNROLL for (int u = 0; u < ROWS; u++) T(add_block)(sum[u], m, k + (uint32_t)u, x, type);
-  for (; k < end; k++) T(add_block)(sum[0], m, k, x, type);
-  UNROLL for (int p = 0; p < PARTS; p++) {
-    for (int u = 1; u < ROWS; u++) sum[0][p] += sum[u][p];
-    T(put)(y + p * WIDE, sum[0][p]);
-  }
+INLINE void T(row)(const wavernn_matrix *m, size_t row, const float *x, const wavernn_type type,
+                   const bool square, float y[LANES]) {
+  T(floats) sum[2][PARTS] = {{{0}}};
+  T(blocks) blocks = T(blocks_of)(m, row, type == F32 ? 4 : 2);
+  for (; blocks.count >= TURN; blocks.count -= TURN)
+    UNROLL for (int u = 0; u < TURN; u++) T(add_block)(sum[u % 2], &blocks, x, type, square);
+  for (; blocks.count; blocks.count--) T(add_block)(sum[0], &blocks, x, type, square);
+  UNROLL for (int p = 0; p < PARTS; p++) T(put)(y + p * WIDE, sum[0][p] + sum[1][p]);
 }
 
 #if WIDE == 16
@@ -59,7 +71,7 @@ INLINE void T(add_pair)(T(floats) *even, T(floats) *odd, __m512i w, float a, flo
   *odd += (T(floats))_mm512_and_si512(w, _mm512_set1_epi32(-65536)) * (T(floats))x;
 }
 
-INLINE void T(pairs)(const wavernn_matrix *m, uint32_t row, const float *x, float y[LANES]) {
+INLINE void T(pairs)(const wavernn_matrix *m, size_t row, const float *x, float y[LANES]) {
   const uint16_t *index = m->indices + m->offsets[row], *end = m->indices + m->offsets[row + 1];
   const uint16_t *w = (const uint16_t *)m->values + (size_t)LANES * m->offsets[row];
   T(floats) even[2] = {{0}}, odd[2] = {{0}};
@@ -98,24 +110,24 @@ INLINE floats4 T(fours)(const float x[LANES]) {
 #endif
 }
 
-INLINE void T(product_as)(const wavernn_matrix *m, const float *x, float *y,
+INLINE void T(product_as)(const wavernn_matrix *m, const float *x, float *restrict y,
                           const wavernn_type type, const bool square) {
-  wavernn_matrix as = *m; /* of known kind, for the compiler */
-  as.square = square;
-  for (uint32_t row = 0; row < as.rows; row++) {
+  const wavernn_matrix as = *m; /* which `y` does not change */
+  for (size_t i = 0; i < as.rows; i++) {
 #if WIDE == 16
     if (type == BF16 && !square) {
-      T(pairs)(&as, row, x, y + LANES * row);
+      T(pairs)(&as, i, x, y + LANES * i);
       continue;
     }
 #endif
     if (!square) {
-      T(row)(&as, row, x, type, y + LANES * row);
+      T(row)(&as, i, x, type, false, y + LANES * i);
       continue;
     }
     float sums[LANES];
-    T(row)(&as, as.order[row], x, type, sums);
-    *(floats4_at *)(y + 4 * as.order[row]) = T(fours)(sums);
+    size_t row = as.order[i];
+    T(row)(&as, row, x, type, true, sums);
+    *(floats4_at *)(y + 4 * row) = T(fours)(sums);
   }
 }
 

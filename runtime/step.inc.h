@@ -1,32 +1,51 @@
 /* One sample for one instruction set; see products.inc.h. Loops are plain: compilers turn
    them into vectors. */
 
-/* x += Σ v_i V_i, of n inputs. */
-INLINE void T(add_inputs)(float *restrict x, size_t count, const float *restrict v, const int n,
-                          const float *restrict V, size_t stride) {
-  for (size_t j = 0; j < count; j++) {
-    float sum = x[j];
-    UNROLL for (int i = 0; i < n; i++) sum += v[i] * V[(size_t)i * stride + j];
-    x[j] = sum;
+/* Four registers of sums: cores that do not reorder instructions have others to do while one
+   waits. */
+#define GROUP (4 * WIDE)
+
+/* sum += Σ v_i V_i, of n inputs. */
+INLINE void T(add_columns)(T(floats) sum[4], const float *v, size_t n, const float *V,
+                           size_t stride) {
+  for (; n >= 2; n -= 2, v += 2, V += 2 * stride)
+    UNROLL for (size_t p = 0; p < 4; p++)
+      sum[p] = (sum[p] + v[0] * T(get)(V + p * WIDE)) + v[1] * T(get)(V + stride + p * WIDE);
+  if (n)
+    UNROLL for (size_t p = 0; p < 4; p++) sum[p] += v[0] * T(get)(V + p * WIDE);
+}
+
+/* x += Σ v_i V_i. */
+OUTLINE void T(add_inputs)(float *restrict x, size_t count, const float *restrict v, size_t n,
+                            const float *restrict V, size_t stride) {
+  size_t j = 0;
+  for (; j + GROUP <= count; j += GROUP) {
+    T(floats) sum[4];
+    UNROLL for (size_t p = 0; p < 4; p++) sum[p] = T(get)(x + j + p * WIDE);
+    T(add_columns)(sum, v, n, V + j, stride);
+    UNROLL for (size_t p = 0; p < 4; p++) T(put)(x + j + p * WIDE, sum[p]);
   }
+  for (size_t i = 0; i < n; i++)
+    for (size_t k = j; k < count; k++) x[k] += v[i] * V[i * stride + k];
 }
 
 /* Gate inputs of two frames and of what is heard, of all units. */
-INLINE void T(first_inputs)(const wavernn_stream *s, float *restrict x,
-                            const float *restrict before, const float *restrict after,
-                            const float *restrict heard, const float *restrict V) {
-  size_t count = 3 * (size_t)s->voice->units;
-  float a = s->fraction, b = 1 - a;
-  for (size_t j = 0; j < count; j++)
-    x[j] = b * before[j] + a * after[j] + heard[0] * V[j] + heard[1] * V[count + j];
-}
-
 TARGET static void T(inputs)(wavernn_stream *s, const float *heard) {
-  const float *V = s->voice->previous;
-  size_t count = 3 * (size_t)s->voice->units, n = (size_t)s->voice->heard, i = 2;
-  T(first_inputs)(s, s->inputs, s->gates[0], s->gates[1], heard, V);
-  for (; i + 8 <= n; i += 8) T(add_inputs)(s->inputs, count, heard + i, 8, V + i * count, count);
-  for (; i < n; i++) T(add_inputs)(s->inputs, count, heard + i, 1, V + i * count, count);
+  const float *before = s->gates[0], *after = s->gates[1], *V = s->voice->previous;
+  size_t count = 3 * (size_t)s->voice->units, n = (size_t)s->voice->heard, j = 0;
+  float a = s->fraction, b = 1 - a, *x = s->inputs;
+  for (; j + GROUP <= count; j += GROUP) {
+    T(floats) sum[4];
+    UNROLL for (size_t p = 0; p < 4; p++) {
+      size_t at = j + p * WIDE;
+      sum[p] = b * T(get)(before + at) + a * T(get)(after + at);
+    }
+    T(add_columns)(sum, heard, 2, V + j, count); /* with `none` there are no more */
+    T(add_columns)(sum, heard + 2, n - 2, V + 2 * count + j, count);
+    UNROLL for (size_t p = 0; p < 4; p++) T(put)(x + j + p * WIDE, sum[p]);
+  }
+  for (size_t k = j; k < count; k++) x[k] = b * before[k] + a * after[k];
+  T(add_inputs)(x + j, count - j, heard, n, V + j, count);
 }
 
 /* h' = u h + (1 − u) e of sixteen units with two divisions: for a = exp(−u's argument) and
@@ -107,9 +126,12 @@ INLINE float T(greatest)(const float *x, size_t n) {
 /* x = max(x + bias, least). */
 INLINE void T(add_bias)(float *restrict x, const float *restrict bias, size_t n, float least) {
   size_t j = 0;
-  for (; j + WIDE <= n; j += WIDE)
-    T(put)(x + j, T(max)(T(get)(x + j) + T(get)(bias + j), T(all)(least)));
-  for (size_t left = n % WIDE; left; left--, j++)
+  for (; j + GROUP <= n; j += GROUP)
+    UNROLL for (size_t p = 0; p < 4; p++) {
+      size_t at = j + p * WIDE;
+      T(put)(x + at, T(max)(T(get)(x + at) + T(get)(bias + at), T(all)(least)));
+    }
+  for (size_t left = n % GROUP; left; left--, j++)
     x[j] = x[j] + bias[j] > least ? x[j] + bias[j] : least;
 }
 
@@ -134,13 +156,24 @@ TARGET static void T(logits)(wavernn_stream *s, int side) {
   T(add_bias)(s->logits, head->output_bias, LEVELS, -INFINITY);
 }
 
+/* x += λ (first + slope v) of 128 values v. */
+OUTLINE void T(add_ramp)(float *x, float lambda, float first, float slope) {
+  T(floats) ramp[4];
+  UNROLL for (int i = 0; i < GROUP; i++) ramp[i / WIDE][i % WIDE] = first + slope * (float)i;
+  for (size_t v = 0; v < LEVELS / 2; v += GROUP)
+    UNROLL for (size_t p = 0; p < 4; p++) {
+      float *at = x + v + p * WIDE;
+      T(put)(at, T(get)(at) + lambda * ramp[p]);
+      ramp[p] += slope * GROUP;
+    }
+}
+
 /* Adds the logarithm of a Laplace density of scale 1/λ. */
-TARGET static void T(add_prior)(float *restrict logits, float lambda, int side, int coarse) {
-  for (int v = 0; v < LEVELS; v++) {
-    float ramp = side ? (coarse >= 128 ? -(float)v : (float)v)
-                      : (float)(v >= 128 ? 256 * (128 - v) : 256 * (v - 127) - 1);
-    logits[v] += lambda * ramp;
-  }
+TARGET static void T(add_prior)(float *logits, float lambda, int side, int coarse) {
+  const float half = LEVELS / 2;
+  float fine = coarse >= half ? -1 : 1;
+  T(add_ramp)(logits, lambda, side ? 0 : -256 * (half - 1) - 1, side ? fine : 256);
+  T(add_ramp)(logits + LEVELS / 2, lambda, side ? fine * half : 0, side ? fine : -256);
 }
 
 /* weights = exp((logits − greatest) / temperature); those after the 256 are the running sums
@@ -202,9 +235,7 @@ TARGET static void T(sample)(wavernn_stream *s, uint8_t bytes[2], float *nats) {
 
 TARGET static void T(add_dense)(const float *restrict x, size_t inputs, const float *restrict w,
                                 size_t outputs, float *restrict y) {
-  size_t i = 0;
-  for (; i + 4 <= inputs; i += 4) T(add_inputs)(y, outputs, x + i, 4, w + i * outputs, outputs);
-  for (; i < inputs; i++) T(add_inputs)(y, outputs, x + i, 1, w + i * outputs, outputs);
+  T(add_inputs)(y, outputs, x, inputs, w, outputs);
 }
 
 TARGET static int32_t T(dot)(const int16_t *restrict a, const int16_t *restrict b, size_t n) {
@@ -213,13 +244,19 @@ TARGET static int32_t T(dot)(const int16_t *restrict a, const int16_t *restrict 
   return sum;
 }
 
-/* Σ_k power_k cos(2π k lag / n_fft), k = 0 .. n_fft/2. */
-TARGET static double T(cosine_sum)(const double *power, const double *cosine, uint32_t lag,
-                                   uint32_t n_fft) {
+/* Σ_k power_k cos(2π k lag / n_fft) of k < bins, from one period of n_fft cosines. */
+TARGET static double T(cosine_sum)(const double *power, size_t bins, const double *cosine,
+                                   uint32_t lag, uint32_t n_fft) {
   double sum[4] = {0};
-  uint32_t bins = n_fft / 2 + 1, at = 0;
-  for (uint32_t k = 0; k < bins; k++) {
-    sum[k % 4] += power[k] * cosine[at];
+  uint32_t at = 0;
+  for (; bins >= 4; bins -= 4, power += 4)
+    UNROLL for (int i = 0; i < 4; i++) {
+      sum[i] += power[i] * cosine[at];
+      at += lag;
+      at -= at >= n_fft ? n_fft : 0;
+    }
+  for (; bins; bins--, power++) {
+    sum[0] += *power * cosine[at];
     at += lag;
     at -= at >= n_fft ? n_fft : 0;
   }
@@ -230,3 +267,4 @@ static const wavernn_kernels T(kernels) = {
     NAME, T(runs), T(sample), T(product), T(add_dense), T(dot), T(cosine_sum)};
 
 #undef PARTS
+#undef GROUP

@@ -1,7 +1,7 @@
 /* Registers of one instruction set. Included by kernels.c with
      T(name)  name with the suffix of the set
      WIDE     floats of a register: 4, 8 or 16
-     ROWS     blocks that are summed apart, for the sake of latency
+     TURN     blocks of a turn of a loop; every other one is summed apart, for the sake of latency
      INTEGER  which of the products of int8: 0 portable, AVX2, AVX512, NEON or DOT */
 
 typedef float T(floats) __attribute__((vector_size(4 * WIDE)));
