@@ -8,10 +8,10 @@
 /* sum += Σ v_i V_i, of n inputs. */
 INLINE void T(add_columns)(T(floats) sum[4], const float *v, size_t n, const float *V,
                            size_t stride) {
-  for (; n >= 2; n -= 2, v += 2, V += 2 * stride)
-    UNROLL for (size_t p = 0; p < 4; p++)
-      sum[p] = (sum[p] + v[0] * T(get)(V + p * WIDE)) + v[1] * T(get)(V + stride + p * WIDE);
-  if (n)
+  for (; n >= 4; n -= 4, v += 4, V += 4 * stride)
+    UNROLL for (size_t i = 0; i < 4; i++)
+      UNROLL for (size_t p = 0; p < 4; p++) sum[p] += v[i] * T(get)(V + i * stride + p * WIDE);
+  for (; n; n--, v++, V += stride)
     UNROLL for (size_t p = 0; p < 4; p++) sum[p] += v[0] * T(get)(V + p * WIDE);
 }
 
@@ -109,34 +109,53 @@ TARGET static void T(recurrent)(wavernn_stream *s) {
     for (size_t j = 0; j < units; j++) s->products[2 * units + j] += v->reset_bias[j];
 }
 
-INLINE float T(greatest)(const float *x, size_t n) {
-  T(floats) found[PARTS];
-  UNROLL for (size_t p = 0; p < PARTS; p++) found[p] = T(all)(x[0]);
-  size_t i = 0;
-  for (; i + LANES <= n; i += LANES)
-    UNROLL for (size_t p = 0; p < PARTS; p++)
-      found[p] = T(max)(T(get)(x + i + p * WIDE), found[p]);
-  float top[LANES];
-  UNROLL for (size_t p = 0; p < PARTS; p++) T(put)(top + p * WIDE, found[p]);
-  for (int j = 1; j < LANES; j++) top[0] = top[j] > top[0] ? top[j] : top[0];
-  for (size_t left = n % LANES; left; left--, i++) top[0] = x[i] > top[0] ? x[i] : top[0];
+INLINE float T(greatest)(const T(floats) v[4]) {
+  float top[WIDE];
+  T(put)(top, T(max)(T(max)(v[0], v[1]), T(max)(v[2], v[3])));
+  for (int i = 1; i < WIDE; i++) top[0] = top[i] > top[0] ? top[i] : top[0];
   return top[0];
 }
 
-/* x = max(x + bias, least). */
-INLINE void T(add_bias)(float *restrict x, const float *restrict bias, size_t n, float least) {
+/* x = max(x + bias, 0). Returns the greatest. */
+INLINE float T(add_bias)(float *restrict x, const float *restrict bias, size_t n) {
+  T(floats) found[4] = {{0}};
   size_t j = 0;
   for (; j + GROUP <= n; j += GROUP)
     UNROLL for (size_t p = 0; p < 4; p++) {
       size_t at = j + p * WIDE;
-      T(put)(x + at, T(max)(T(get)(x + at) + T(get)(bias + at), T(all)(least)));
+      T(floats) sum = T(max)(T(get)(x + at) + T(get)(bias + at), T(all)(0));
+      T(put)(x + at, sum);
+      found[p] = T(max)(sum, found[p]);
     }
-  for (size_t left = n % GROUP; left; left--, j++)
-    x[j] = x[j] + bias[j] > least ? x[j] + bias[j] : least;
+  float top = T(greatest)(found);
+  for (size_t left = n % GROUP; left; left--, j++) {
+    x[j] = x[j] + bias[j] > 0 ? x[j] + bias[j] : 0;
+    top = x[j] > top ? x[j] : top;
+  }
+  return top;
 }
 
-/* Logits of a byte from its half of the state, without the prior. */
-TARGET static void T(logits)(wavernn_stream *s, int side) {
+/* x += bias + λ (first + slope v) of half of the values v. Returns the greatest. */
+OUTLINE float T(add_to_logits)(float *restrict x, const float *restrict bias, float lambda,
+                               float first, float slope) {
+  T(floats) ramp[4], found[4];
+  UNROLL for (int i = 0; i < GROUP; i++) {
+    ramp[i / WIDE][i % WIDE] = first + slope * (float)i;
+    found[i / WIDE][i % WIDE] = -INFINITY;
+  }
+  for (size_t v = 0; v < LEVELS / 2; v += GROUP)
+    UNROLL for (size_t p = 0; p < 4; p++) {
+      size_t at = v + p * WIDE;
+      T(floats) sum = (T(get)(x + at) + T(get)(bias + at)) + lambda * ramp[p];
+      T(put)(x + at, sum);
+      found[p] = T(max)(sum, found[p]);
+      ramp[p] += slope * GROUP;
+    }
+  return T(greatest)(found);
+}
+
+/* The output layers of a byte, from its half of the state, without the last bias. */
+TARGET static void T(output)(wavernn_stream *s, int side) {
   const wavernn_voice *v = s->voice;
   const wavernn_head *head = &v->heads[side];
   size_t first = side ? (size_t)v->units / 2 : 0, P = (size_t)v->projection;
@@ -144,36 +163,33 @@ TARGET static void T(logits)(wavernn_stream *s, int side) {
   const int16_t *half = s->short_h + (packed ? first / 2 : first);
   if (whole) T(product_int8)(&head->hidden, half, 1 / v->limit, s->hidden);
   else T(product)(&head->hidden, s->h + first, s->hidden);
-  T(add_bias)(s->hidden, head->hidden_bias, P, 0);
+  float top = T(add_bias)(s->hidden, head->hidden_bias, P);
   if (whole) {
-    float top = T(greatest)(s->hidden, P);
     top = top > 1e-30f ? top : 1e-30f;
     T(shorten)(s->hidden, P, head->limit / top, &head->output, s->short_hidden, 0);
     T(product_int8)(&head->output, s->short_hidden, top / head->limit, s->logits);
   } else {
     T(product)(&head->output, s->hidden, s->logits);
   }
-  T(add_bias)(s->logits, head->output_bias, LEVELS, -INFINITY);
 }
 
-/* x += λ (first + slope v) of 128 values v. */
-OUTLINE void T(add_ramp)(float *x, float lambda, float first, float slope) {
-  T(floats) ramp[4];
-  UNROLL for (int i = 0; i < GROUP; i++) ramp[i / WIDE][i % WIDE] = first + slope * (float)i;
-  for (size_t v = 0; v < LEVELS / 2; v += GROUP)
-    UNROLL for (size_t p = 0; p < 4; p++) {
-      float *at = x + v + p * WIDE;
-      T(put)(at, T(get)(at) + lambda * ramp[p]);
-      ramp[p] += slope * GROUP;
-    }
-}
-
-/* Adds the logarithm of a Laplace density of scale 1/λ. */
-TARGET static void T(add_prior)(float *logits, float lambda, int side, int coarse) {
-  const float half = LEVELS / 2;
-  float fine = coarse >= half ? -1 : 1;
-  T(add_ramp)(logits, lambda, side ? 0 : -256 * (half - 1) - 1, side ? fine : 256);
-  T(add_ramp)(logits + LEVELS / 2, lambda, side ? fine * half : 0, side ? fine : -256);
+/* Logits of a byte with their prior, the logarithm of a Laplace density of scale 1/λ. Returns
+   the greatest. */
+TARGET static float T(logits)(wavernn_stream *s, int side, int coarse) {
+  const wavernn_voice *v = s->voice;
+  const float *bias = v->heads[side].output_bias;
+  const int half = LEVELS / 2;
+  float lambda = v->spectral ? v->prediction.prior / s->scale : 0, a, b;
+  T(output)(s, side);
+  if (side) {
+    float slope = coarse >= half ? -1 : 1;
+    a = T(add_to_logits)(s->logits, bias, lambda, 0, slope);
+    b = T(add_to_logits)(s->logits + half, bias + half, lambda, slope * (float)half, slope);
+  } else {
+    a = T(add_to_logits)(s->logits, bias, lambda, -256 * (float)(half - 1) - 1, 256);
+    b = T(add_to_logits)(s->logits + half, bias + half, lambda, 0, -256);
+  }
+  return a > b ? a : b;
 }
 
 /* weights = exp((logits − greatest) / temperature); those after the 256 are the running sums
@@ -200,10 +216,7 @@ TARGET static float T(softmax)(const float *restrict logits, float greatest, flo
 /* Draws a byte, or gives its nats where it is known. */
 TARGET static uint8_t T(byte)(wavernn_stream *s, int side, int coarse, float uniform,
                               uint8_t known, float *nats) {
-  T(logits)(s, side);
-  if (s->voice->spectral)
-    T(add_prior)(s->logits, s->voice->prediction.prior / s->scale, side, coarse);
-  float greatest = T(greatest)(s->logits, LEVELS), temperature = s->temperature[side];
+  float greatest = T(logits)(s, side, coarse), temperature = s->temperature[side];
   if (nats) {
     float total = T(softmax)(s->logits, greatest, 1, s->weights);
     *nats = logf(total) - (s->logits[known] - greatest);
