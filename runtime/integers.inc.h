@@ -12,26 +12,40 @@ INLINE int32_t T(two_inputs)(const int16_t *x, const uint16_t *index) {
   return (int32_t)((uint32_t)(uint16_t)x[index[0]] | (uint32_t)(uint16_t)x[index[1]] << 16);
 }
 
+/* Two blocks with their outputs interleaved, one bytes of zeros. */
+INLINE void T(add_two)(__m256i sum[2], __m128i a, __m128i b, int32_t inputs) {
+  __m256i v = _mm256_set1_epi32(inputs);
+  sum[0] = _mm256_add_epi32(sum[0], T(multiply)(_mm_unpacklo_epi8(a, b), v));
+  sum[1] = _mm256_add_epi32(sum[1], T(multiply)(_mm_unpackhi_epi8(a, b), v));
+}
+
 INLINE void T(columns_int8)(const wavernn_matrix *m, uint32_t row, const int16_t *x,
                             int32_t y[LANES]) {
-  const uint16_t *index = m->indices + m->offsets[row], *end = m->indices + m->offsets[row + 1];
-  const __m128i *w = (const __m128i *)m->values + m->offsets[row];
-  __m256i low = _mm256_setzero_si256(), high = low;
-  for (; end - index >= 2; index += 2, w += 2) { /* two blocks, whose outputs are interleaved */
-    __m128i a = _mm_loadu_si128(w), b = _mm_loadu_si128(w + 1);
-    __m128i first = _mm_unpacklo_epi8(a, b), second = _mm_unpackhi_epi8(a, b);
-    __m256i v = _mm256_set1_epi32(T(two_inputs)(x, index));
-    low = _mm256_add_epi32(low, T(multiply)(first, v));
-    high = _mm256_add_epi32(high, T(multiply)(second, v));
-  }
-  if (index < end) {
-    __m128i a = _mm_loadu_si128(w), none = _mm_setzero_si128();
-    __m256i v = _mm256_set1_epi32((uint16_t)x[*index]);
-    low = _mm256_add_epi32(low, T(multiply)(_mm_unpacklo_epi8(a, none), v));
-    high = _mm256_add_epi32(high, T(multiply)(_mm_unpackhi_epi8(a, none), v));
-  }
-  _mm256_storeu_si256((__m256i *)y, low);
-  _mm256_storeu_si256((__m256i *)(y + 8), high);
+  size_t first = m->offsets[row], count = m->offsets[row + 1] - first;
+  const uint16_t *index = m->indices + first;
+  const __m128i *w = (const __m128i *)m->values + first;
+  __m256i sum[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+#if INTEGER == AVX512
+  const __m512i zeros = _mm512_setzero_si512();
+  const __m256i pairs = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
+  __m512i wide[2] = {zeros, zeros};
+  for (; count >= 4; count -= 4, index += 4, w += 4)
+    UNROLL for (int u = 0; u < 2; u++) {
+      __m256i both = _mm256_loadu_si256((const __m256i *)(w + 2 * u));
+      both = _mm256_shuffle_epi8(_mm256_permute4x64_epi64(both, 0xd8), pairs);
+      __m512i v = _mm512_set1_epi32(T(two_inputs)(x, index + 2 * u));
+      wide[u] = _mm512_add_epi32(wide[u], _mm512_madd_epi16(_mm512_cvtepi8_epi16(both), v));
+    }
+  wide[0] = _mm512_add_epi32(wide[0], wide[1]);
+  sum[0] = _mm512_castsi512_si256(wide[0]);
+  sum[1] = _mm512_extracti64x4_epi64(wide[0], 1);
+#endif
+  for (; count >= 2; count -= 2, index += 2, w += 2)
+    T(add_two)(sum, _mm_loadu_si128(w), _mm_loadu_si128(w + 1), T(two_inputs)(x, index));
+  if (count) T(add_two)(sum, _mm_loadu_si128(w), _mm_setzero_si128(), (uint16_t)x[*index]);
+  _mm256_storeu_si256((__m256i *)y, sum[0]);
+  _mm256_storeu_si256((__m256i *)(y + 8), sum[1]);
 }
 
 INLINE __m256i T(four_inputs)(const int16_t *x, uint32_t column) {
@@ -219,13 +233,16 @@ INLINE void T(square_product)(const wavernn_matrix *m, const int16_t *x, float u
 /* y = matrix · x of int8, whose activations are integers in steps of `unit`. */
 TARGET static void T(product_int8)(const wavernn_matrix *m, const int16_t *x, float unit,
                                    float *restrict y) {
-  int32_t sums[LANES];
   if (m->square && m->bytes) return T(square_product)(m, x, unit, y, true);
   if (m->square) return T(square_product)(m, x, unit, y, false);
   for (uint32_t row = 0; row < m->rows; row++) {
-    const float *scales = m->scales + LANES * row;
-    T(columns_int8)(m, row, x, sums);
-    for (uint32_t o = 0; o < LANES; o++) y[LANES * row + o] = (float)sums[o] * (scales[o] * unit);
+    ints4 sums[LANES / 4]; /* read as wide as they are written at least: nothing waits */
+    T(columns_int8)(m, row, x, (int32_t *)sums);
+    UNROLL for (uint32_t p = 0; p < LANES / 4; p++) {
+      size_t at = LANES * row + 4 * p;
+      floats4 scale = *(const floats4_at *)(m->scales + at) * unit;
+      *(floats4_at *)(y + at) = __builtin_convertvector(sums[p], floats4) * scale;
+    }
   }
 }
 

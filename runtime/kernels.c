@@ -21,7 +21,7 @@
 #define UNROLL _Pragma("unroll")
 #endif
 
-typedef int32_t ints4 __attribute__((vector_size(16)));
+typedef int32_t ints4 __attribute__((vector_size(16), may_alias));
 typedef float floats4 __attribute__((vector_size(16)));
 typedef float floats4_at __attribute__((vector_size(16), aligned(4), may_alias));
 

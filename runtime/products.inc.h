@@ -66,6 +66,7 @@ INLINE void T(row)(const wavernn_matrix *m, size_t row, const float *x, const wa
 /* 16x1 of bfloat16, two blocks to a register: the low halves of its words are the even
    outputs, the high ones the odd ones. */
 INLINE void T(add_pair)(T(floats) *even, T(floats) *odd, __m512i w, float a, float b) {
+  __asm__("" : "+v"(w)); /* one load, not one for each half */
   __m512 x = _mm512_mask_blend_ps(0xff00, _mm512_set1_ps(a), _mm512_set1_ps(b));
   *even += (T(floats))_mm512_slli_epi32(w, 16) * (T(floats))x;
   *odd += (T(floats))_mm512_and_si512(w, _mm512_set1_epi32(-65536)) * (T(floats))x;
