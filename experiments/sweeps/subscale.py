@@ -64,22 +64,29 @@ def configure_tiny(kind: str, lanes: int, horizon: int, updates: int) -> config_
 
 
 def _system(configuration, cell: tuple, updates: int, seeds) -> study.System:
+  """A cell; one that does not decide takes the rate of that of its kind which does."""
   kind, lanes, horizon = cell
+  like = next(c for c in DECIDING if c[0] == kind)
   return study.System(
-      f'{kind}{lanes}x{horizon}', {'kind': kind, 'lanes': lanes, 'horizon': horizon},
-      functools.partial(configuration, kind, lanes, horizon), (updates,), seeds)
+      _name(cell), {'kind': kind, 'lanes': lanes, 'horizon': horizon},
+      functools.partial(configuration, kind, lanes, horizon), (updates,), seeds,
+      tuned_as='' if cell == like else _name(like))
+
+
+def _name(cell: tuple) -> str:
+  return '{}{}x{}'.format(*cell)
 
 
 def full() -> study.Variant:
   return study.Variant(
       [_system(configure, cell, 3_000, (0, 1, 2) if cell in DECIDING else (0,))
-       for cell in GRID], tuning_updates=500)
+       for cell in GRID], tuning=(500, 1_500))
 
 
 def tiny() -> study.Variant:
-  grid = (PLAIN, ('subscale', 4, 8))
+  grid = PLAIN, ('subscale', 16, 8)
   return study.Variant([_system(configure_tiny, cell, 4, (0,)) for cell in grid],
-                       tuning_updates=4, rates=(4e-3,))
+                       tuning=(4,), rates=(4e-3,))
 
 
 def columns(config: config_lib.Config, folder: pathlib.Path) -> dict:
