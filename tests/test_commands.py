@@ -110,7 +110,8 @@ def test_fine_tuning_starts_from_the_other_run_s_ema(run, tmp_path):
   config.optimizer.warmup_steps = 1  # a rate of 0 at the first step
   commands.train(config, str(tmp_path / 'tuned'))
   before, after = checkpoints.load(run).params, checkpoints.load(tmp_path / 'tuned').params
-  np.testing.assert_array_equal(before['recurrent']['u'], after['recurrent']['u'])
+  # The average of what is the same in both: d x + (1 - d) x, rounded.
+  np.testing.assert_allclose(after['recurrent']['u'], before['recurrent']['u'], rtol=3e-7)
   config.model.units = 32
   with pytest.raises(InputError, match='config.model.units: 16 there, 32 here'):
     commands.train(config, str(tmp_path / 'wider'))
