@@ -57,7 +57,6 @@ class Parameters(Recurrence):
       self.reset_bias = nnx.Param(jnp.zeros((config.units,)))
     if config.prediction == 'spectral':
       self.prior = nnx.Param(jnp.full((1,), hearing.PRIOR))
-      self.adapt = nnx.Param(jnp.zeros((half, 1)))  # ln(b/σ) as the coarse half of the state says
     # O_1, O_2 of the coarse byte and O_3, O_4 of the fine one.
     self.outputs = nnx.Dict({
         byte: output_layer(half, config.projection, likelihood.BYTE_VALUES, rngs,
@@ -103,7 +102,7 @@ class WaveRNN(InOrder):
   def nats(self, params, state, pcm_BxT, mel_BxFxM):
     """Teacher-forced nats of each sample; see `System`."""
     h_TxBxH, heard = self._run(params, state, pcm_BxT, mel_BxFxM)
-    priors = self.priors(params, heard.scale, heard.targets['coarse'], h_TxBxH)
+    priors = self.priors(params, heard.scale, heard.targets['coarse'])
     nats = self.byte_nats(params, h_TxBxH, heard.targets, priors=priors)
     return {byte: n.T for byte, n in nats.items()}, {
         'h': h_TxBxH[-1], **self.heard_of(state, pcm_BxT)}
@@ -115,8 +114,7 @@ class WaveRNN(InOrder):
     weight_TxB = jnp.ones_like(h_TxBxH[burn_in:, :, 0])
     scale_TxB = None if heard.scale is None else heard.scale[burn_in:]
     return self.mean_nats(params, h_TxBxH[burn_in:], targets, weight_TxB,
-                          priors=self.priors(params, scale_TxB, targets['coarse'],
-                                             h_TxBxH[burn_in:]))
+                          priors=self.priors(params, scale_TxB, targets['coarse']))
 
   def _run(self, params, state, pcm_BxT, mel_BxFxM, input_noise=None):
     """States TxBxH after each of the given samples, and what was heard of them."""
@@ -131,12 +129,11 @@ class WaveRNN(InOrder):
                                 self.config.activations)
     return cell.scan(*operands, self.config.activations)
 
-  def priors(self, params, scale, coarse, h):
+  def priors(self, params, scale, coarse):
     """Slope and ramp of each byte's logits (`hearing.priors`), None without a prediction."""
     if scale is None:
       return NO_PRIORS
-    a = (h[..., :self.config.units // 2] @ params['adapt'])[..., 0]
-    return hearing.priors(params['prior'][0] + jnp.clip(a, -4, 4), scale, coarse)
+    return hearing.priors(params['prior'][0], scale, coarse)
 
   def byte_nats(self, params, h_TxBxH, targets, context_TxBxC=None, priors=NO_PRIORS):
     """Nats TxB of each byte's targets TxB after states, with context where there is one."""
