@@ -114,9 +114,9 @@ def test_time_counts_over_all_processes_of_a_run(tmp_path):
 # Tuning
 
 
-def _study(rates, tuning=(10,)):
+def _study(rates):
   system = study.System('a', {'kind': 'x'}, _tiny_config, (20,), (0, 1))
-  variant = study.Variant([system], tuning, rates)
+  variant = study.Variant([system], 10, rates)
   return study.Study('s', {'tiny': lambda: variant}, lambda row: (row['system'],),
                      lambda cells: '', lambda cells: {}), variant
 
@@ -154,21 +154,11 @@ def test_each_rate_is_tried_once_and_all_seeds_train_at_the_best(tmp_path, train
   table = study.tuning_table(tmp_path / 'rows' / 'tuning.csv').splitlines()
   assert table[0] == '| system | updates | 0.001 | 0.002 | 0.004 | 0.008 |'
   assert table[2] == '| a | 10 | 6.001 | **6.000** | 6.002 | diverged |'
-
-
-def test_a_round_leaves_out_the_rate_that_was_worst_in_the_one_before(tmp_path, trained):
-  which, variant = _study((1e-3, 2e-3, 4e-3, 8e-3), (5, 10, 15))
-  rows_lib.replace_rows(tmp_path / 'runs.csv', 'a_u20_s0',
-                        [{'name': 'a_u20_s0', 'learning_rate': 0.004}])
-  with pytest.raises(InputError, match='trained at 0.004, but tuning.csv now says 0.002'):
-    study.run(which, variant, tmp_path, tmp_path / 'RUNS', 'DIR')
-  assert [(updates, rate) for rate, updates, _ in trained] == [
-      *((5, rate) for rate in variant.rates), *((10, rate) for rate in (1e-3, 2e-3, 4e-3)),
-      (15, 1e-3), (15, 2e-3)]  # 8e-3 diverged, then 4e-3 was worst
-  table = study.tuning_table(tmp_path / 'tuning.csv').splitlines()
-  assert table[2:] == ['| a | 5 | 6.001 | **6.000** | 6.002 | diverged |',
-                       '| a | 10 | 6.001 | **6.000** | 6.002 |  |',
-                       '| a | 15 | 6.001 | **6.000** |  |  |']
+  rows_lib.replace_rows(tmp_path / 'rows' / 'tuning.csv', 'a_r0.004_u5', [
+      {'name': 'a_r0.004_u5', 'system': 'a', 'updates': 5, 'learning_rate': 0.004, 'nll': 7}])
+  table = study.tuning_table(tmp_path / 'rows' / 'tuning.csv').splitlines()
+  assert table[2:] == ['| a | 5 |  |  | **7.000** |  |',
+                       '| a | 10 | 6.001 | **6.000** | 6.002 | diverged |']
 
 
 def test_rows_at_another_rate_than_the_tuned_one_are_refused(tmp_path, trained):
@@ -202,9 +192,7 @@ def test_a_system_that_diverges_at_every_rate_is_named(tmp_path, trained):
 def test_every_run_of_a_study_has_its_own_name_and_a_valid_config(which, size):
   variant = which.variant(size)
   rates = {system.name: variant.rates[0] for system in variant.systems}
-  tried = {name: variant.rates for name in rates}
-  for runs in (*(study.tuning_runs(variant, n, tried, 'DIR') for n in variant.tuning),
-               study.seed_runs(which, variant, rates, 'DIR')):
+  for runs in (study.tuning_runs(variant, 'DIR'), study.seed_runs(which, variant, rates, 'DIR')):
     assert len({run.name for run in runs}) == len(runs)
     assert len({run.config.train.batch * run.config.train.crop for run in runs}) == 1
     for run in runs:
@@ -220,7 +208,7 @@ def test_the_study_of_prediction_is_the_one_that_is_asked_for():
     model, train = config.model, config.train
     assert (model.kind, model.units, model.projection, model.channels) == ('wavernn', 128, 128, 64)
     assert (train.steps, train.batch, train.crop, train.burn_in) == (3_000, 4, 1_920, 240)
-  assert prediction.full().tuning == (500,) and len(prediction.full().rates) == 5
+  assert len(study.tuning_runs(prediction.full(), '')) == 2 * 5
 
 
 def test_other_variants_are_refused():
@@ -262,9 +250,8 @@ def test_the_sparse_study_s_geometry_can_work():
 def test_a_system_may_take_the_rate_of_another(tmp_path):
   first, second = (study.System(name, {}, _tiny_config, (20,), (0,), tuned_as=of)
                    for name, of in (('a', 'b'), ('b', '')))
-  variant = study.Variant([first, second], (10,), (1e-3, 2e-3, 4e-3))
-  left = study.rates_left(tmp_path / 't.csv', variant, 0)
-  assert {run.fields['system'] for run in study.tuning_runs(variant, 10, left, '')} == {'b'}
+  variant = study.Variant([first, second], 10, (1e-3, 2e-3, 4e-3))
+  assert {run.fields['system'] for run in study.tuning_runs(variant, '')} == {'b'}
   for rate, nll in ((1e-3, 6.0), (2e-3, 5.0), (4e-3, 7.0)):
     rows_lib.replace_rows(tmp_path / 't.csv', str(rate), [
         {'name': rate, 'system': 'b', 'updates': 10, 'learning_rate': rate, 'nll': nll}])

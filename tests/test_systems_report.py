@@ -14,7 +14,7 @@ from wavernn_jax.errors import InputError
 
 
 def test_the_command_makes_runs_table_page_and_means_of_ratings(tmp_path, monkeypatch, capsys):
-  variant = paper.variant('tiny', 3, (0,), (), (3e-3,), systems=('dense', 'sparse'))
+  variant = paper.variant('tiny', 3, (0,), 0, (3e-3,), systems=('dense', 'sparse'))
   monkeypatch.setattr(paper, 'STUDY', dataclasses.replace(
       paper.STUDY, variants={'ci': lambda: variant}))
   result = systems_report.run('ci', str(commands.DEMO_SPEECH), tmp_path)
@@ -87,7 +87,7 @@ def runs(tmp_path):
 
 
 def _find(tmp_path, failed=''):
-  variant = paper.variant('tiny', 3, (0,), (), (3e-3,), ('dense', 'wavenet', 'sparse', 'fused'))
+  variant = paper.variant('tiny', 3, (0,), 0, (3e-3,), ('dense', 'wavenet', 'sparse', 'fused'))
   return systems_report.find(variant, tmp_path, failed)
 
 
@@ -144,7 +144,7 @@ def test_every_system_of_a_size_can_be_and_sees_as_much(size):
 
 def test_a_study_without_tuning_trains_at_its_first_rate(tmp_path):
   variant = paper.STUDY.variant('tiny')
-  assert variant.tuning == ()
+  assert study.tuning_runs(variant, 'DIR') == []
   assert set(study.tuned_rates(tmp_path / 'none.csv', variant).values()) == {3e-3}
 
 

@@ -96,12 +96,12 @@ def _systems(configuration, minutes, lengths, seeds, data: str = '{}') -> list[s
 
 def full() -> study.Variant:
   return study.Variant(_systems(configure, MINUTES, (1_000, 3_000), (0, 1, 2)),
-                       tuning=(300, 1_000), rates=(2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3))
+                       tuning_updates=1_000, rates=(2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3))
 
 
 def tiny() -> study.Variant:
   """Of any corpus, without folders by minutes."""
-  return study.Variant(_systems(configure_tiny, (1,), (2,), (0,), ''), tuning=(2,),
+  return study.Variant(_systems(configure_tiny, (1,), (2,), (0,), ''), tuning_updates=2,
                        rates=(1e-3,))
 
 

@@ -36,12 +36,12 @@ def configure(updates: int, tiny: bool = False) -> config_lib.Config:
 
 def full() -> study.Variant:
   system = study.System('dense', {}, configure, (30_000,), (0,))
-  return study.Variant([system], tuning=(500, 1_500))
+  return study.Variant([system], tuning_updates=5_000)
 
 
 def tiny() -> study.Variant:
   system = study.System('dense', {}, functools.partial(configure, tiny=True), (4,), (0,))
-  return study.Variant([system], tuning=(4,), rates=(4e-3,))
+  return study.Variant([system], tuning_updates=4, rates=(4e-3,))
 
 
 def key(row: dict) -> tuple:

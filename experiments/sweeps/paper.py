@@ -66,13 +66,13 @@ def _shrink(config: config_lib.Config) -> None:
   config.evaluation.bootstrap = 200
 
 
-def variant(size: str, updates: int, seeds, tuning: tuple[int, ...], rates=study.RATES,
+def variant(size: str, updates: int, seeds, tuning_updates: int, rates=study.RATES,
             systems=(*_FILES, 'dense none')) -> study.Variant:
   """The systems at a size."""
   return study.Variant([
       study.System(name.replace(' ', '_'), {'size': size, 'title': name},
                    functools.partial(configure, name, size), (updates,), tuple(seeds))
-      for name in systems], tuning, rates)
+      for name in systems], tuning_updates, rates)
 
 
 def engines() -> list[str]:
@@ -224,9 +224,9 @@ def figures(cells: dict) -> dict:
 
 
 STUDY = study.Study('paper', {
-    study.FULL: lambda: variant('full', 200_000, (0, 1, 2), (5_000,)),
-    'small': lambda: variant('small', 3_000, (0, 1, 2), (300, 1_000)),
-    'tiny': lambda: variant('tiny', 20, (0,), (), (3e-3,))}, key, table, figures, columns)
+    study.FULL: lambda: variant('full', 200_000, (0, 1, 2), 20_000),
+    'small': lambda: variant('small', 3_000, (0, 1, 2), 1_500),
+    'tiny': lambda: variant('tiny', 20, (0,), 0, (3e-3,))}, key, table, figures, columns)
 
 if __name__ == '__main__':
   study.main(STUDY)

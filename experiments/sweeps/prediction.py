@@ -46,12 +46,12 @@ def _systems(configuration, lengths, seeds) -> list[study.System]:
 
 
 def full() -> study.Variant:
-  return study.Variant(_systems(configure, (3_000,), (0, 1, 2)), tuning=(500,),
+  return study.Variant(_systems(configure, (3_000,), (0, 1, 2)), tuning_updates=500,
                        rates=(*study.RATES, 1.6e-2))  # none is best at the last of RATES
 
 
 def tiny() -> study.Variant:
-  return study.Variant(_systems(configure_tiny, (4,), (0, 1)), tuning=(4,),
+  return study.Variant(_systems(configure_tiny, (4,), (0, 1)), tuning_updates=4,
                        rates=(2e-3, 4e-3))
 
 

@@ -123,14 +123,14 @@ def _systems(dense, sizes, predictions, blocks, length: int, seeds) -> list[stud
 def full() -> study.Variant:
   return study.Variant(
       _systems(DENSE, SPARSE, ('spectral', 'none'), BLOCKS, UPDATES, (0, 1, 2)),
-      tuning=(500, 1_500))
+      tuning_updates=1_500)
 
 
 def tiny() -> study.Variant:
   systems = _systems((48, 48), (96, 64), ('spectral',), ('4x4', '4x4 regrown'), 10, (0,))
   return study.Variant(
       [dataclasses.replace(s, configure=functools.partial(_shortened, s.configure))
-       for s in systems], tuning=(10,), rates=(4e-3,))
+       for s in systems], tuning_updates=10, rates=(4e-3,))
 
 
 def _shortened(configure, updates: int) -> config_lib.Config:

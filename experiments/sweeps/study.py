@@ -4,11 +4,11 @@
     python -m experiments.sweeps.NAME --do=report
 
 `run` first tunes the learning rate of each system, since one rate for all would compare
-how well it suits each of them: it trains one seed at every rate of the study for a few
-updates, then for more of them at all rates but the worst, adds these rows to tuning.csv,
-and takes the rate with the least valid NLL in the last round. A rate may be the best for
-500 updates and too high for 1,000. Then `run` trains all seeds at that rate, and adds
-their test NLL to runs.csv and utterances.csv.
+how well it suits each of them: it trains one seed at every rate of the study for fewer
+updates, adds these rows to tuning.csv, and takes the rate with the least valid NLL. Half
+of the updates of the runs are enough; a sixth is not: rates that are best for 500 updates
+are too high for 3,000. Then it trains all seeds at that rate, and adds their test NLL to
+runs.csv and utterances.csv.
 Finished rows are skipped and stopped runs go on, so the command may be repeated at will.
 `report` draws the pictures beside the CSVs and prints the table; the tables of README.md
 come from `python -m experiments.report`. The last line of both is one JSON object.
@@ -66,13 +66,11 @@ class System:
 class Variant:
   """One size of a study: its systems, and how their learning rates are tuned.
 
-  `tuning` holds the updates of each round of it: every round leaves out the rate that was
-  worst in the one before. Without any nothing is tuned: all systems train at the first of
-  the rates.
+  With 0 `tuning_updates` nothing is tuned: all systems train at the first of the rates.
   """
 
   systems: list[System]
-  tuning: tuple[int, ...]
+  tuning_updates: int
   rates: tuple[float, ...] = RATES
 
 
@@ -124,32 +122,13 @@ class Study:
 # Runs
 
 
-def tuning_runs(variant: Variant, updates: int, rates: dict[str, tuple[float, ...]],
-                data_dir: str, command: str = '') -> list[runs_lib.Run]:
-  """One seed of each system that is tuned, for so many updates at each of its rates."""
-  return [_run(system, f'r{rate:g}_u{updates}', updates, rate, 0, data_dir, split='',
-               command=command)
-          for system in variant.systems if not system.tuned_as for rate in rates[system.name]]
-
-
-def rates_left(path, variant: Variant, rounds: int) -> dict[str, tuple[float, ...]]:
-  """System -> the rates that are tried after so many rounds, which are recorded at `path`."""
-  rows, left = rows_lib.read_rows(path), {}
-  for system in variant.systems:
-    rates = variant.rates
-    for updates in variant.tuning[:rounds]:
-      nll = _nll_by_rate(rows, system.name, updates)
-      worst = max(rates, key=lambda rate, nll=nll: nll.get(rate, -math.inf))
-      rates = tuple(rate for rate in rates if rate != worst) or rates
-    left[system.name] = rates
-  return left
-
-
-def _nll_by_rate(rows: list[dict], system: str, updates: int) -> dict[float, float]:
-  """Learning rate -> valid NLL of a round; infinite where it diverged."""
-  found = {float(row['learning_rate']): float(row['nll']) for row in rows
-           if row['system'] == system and int(row['updates']) == updates}
-  return {rate: nll if math.isfinite(nll) else math.inf for rate, nll in found.items()}
+def tuning_runs(variant: Variant, data_dir: str, command: str = '') -> list[runs_lib.Run]:
+  """One seed of each system at each rate."""
+  if not variant.tuning_updates:
+    return []
+  return [_run(system, f'r{rate:g}_u{variant.tuning_updates}', variant.tuning_updates, rate, 0,
+               data_dir, split='', command=command)
+          for system in variant.systems if not system.tuned_as for rate in variant.rates]
 
 
 def seed_runs(study: Study, variant: Variant, rates: dict, data_dir: str,
@@ -181,24 +160,25 @@ def _run(system: System, suffix: str, updates: int, rate: float, seed: int, data
 
 
 def tuned_rates(path, variant: Variant) -> dict[str, float]:
-  """System -> the rate of tuning.csv with the least valid NLL in the last round.
+  """System -> the rate of tuning.csv with the least valid NLL.
 
   Warns of a system that is best at an end of the rates: a better one may lie beyond.
 
   Raises:
     InputError: if all rates of a system diverged.
   """
-  if not variant.tuning:
+  if not variant.tuning_updates:
     return {system.name: variant.rates[0] for system in variant.systems}
   rows, best = rows_lib.read_rows(path), {}
-  left = rates_left(path, variant, len(variant.tuning) - 1)
   for system in sorted(variant.systems, key=lambda system: bool(system.tuned_as)):
     if system.tuned_as:
       best[system.name] = best[system.tuned_as]
       continue
-    nll = _nll_by_rate(rows, system.name, variant.tuning[-1])
-    best[system.name] = min(left[system.name], key=lambda rate, nll=nll: nll.get(rate, math.inf))
-    if not math.isfinite(nll.get(best[system.name], math.inf)):
+    tried = [(float(row['nll']), float(row['learning_rate'])) for row in rows
+             if row['system'] == system.name and int(row['updates']) == variant.tuning_updates
+             and float(row['learning_rate']) in variant.rates]
+    nll, best[system.name] = min(tried)
+    if not math.isfinite(nll):
       raise InputError(f'{path}: no learning rate of {system.name} gave a finite loss; give the '
                        'study smaller ones.')
     if len(variant.rates) > 2 and best[system.name] in (min(variant.rates), max(variant.rates)):
@@ -216,12 +196,9 @@ def run(study: Study, variant: Variant, folder, workdir, data_dir: str, executor
     executors.Stopped: if a signal ended it.
   """
   folder, workdir = pathlib.Path(folder), pathlib.Path(workdir)
-  tuning = folder / 'tuning.csv'
-  for i, updates in enumerate(variant.tuning):
-    left = rates_left(tuning, variant, i)
-    runs_lib.execute(tuning_runs(variant, updates, left, data_dir, command), tuning,
-                     workdir / 'tuning', executor)
-  rates = tuned_rates(tuning, variant)
+  runs_lib.execute(tuning_runs(variant, data_dir, command), folder / 'tuning.csv',
+                   workdir / 'tuning', executor)
+  rates = tuned_rates(folder / 'tuning.csv', variant)
   runs = seed_runs(study, variant, rates, data_dir, command)
   _check_rates(runs, folder / 'runs.csv')
   runs_lib.execute(runs, folder / 'runs.csv', workdir / 'runs', executor)
@@ -239,15 +216,16 @@ def _check_rates(runs, path) -> None:
 
 
 def tuning_table(path) -> str:
-  """Markdown: valid NLL of each system at each rate by rounds, the best of each in bold."""
+  """Markdown: valid NLL of each system at each rate, the best in bold."""
   rows = rows_lib.read_rows(path)
   rates = sorted({float(row['learning_rate']) for row in rows})
+  nll = {(row['system'], int(row['updates']), float(row['learning_rate'])): float(row['nll'])
+         for row in rows}
   lines = []
-  for name in dict.fromkeys(row['system'] for row in rows):
-    for updates in sorted({int(row['updates']) for row in rows if row['system'] == name}):
-      nll = _nll_by_rate(rows, name, updates)
-      best = min(nll.values())
-      lines.append([name, updates, *(_tried(nll.get(rate), best) for rate in rates)])
+  for name, updates in sorted(dict.fromkeys(key[:2] for key in nll), key=lambda key: key[1]):
+    best = min(nll.get((name, updates, rate), math.inf) for rate in rates)
+    lines.append([name, updates, *(_tried(nll.get((name, updates, rate)), best)
+                                   for rate in rates)])
   return cells_lib.markdown(['system', 'updates', *(f'{rate:g}' for rate in rates)], lines)
 
 

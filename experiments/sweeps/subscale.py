@@ -80,13 +80,13 @@ def _name(cell: tuple) -> str:
 def full() -> study.Variant:
   return study.Variant(
       [_system(configure, cell, 3_000, (0, 1, 2) if cell in DECIDING else (0,))
-       for cell in GRID], tuning=(500, 1_500))
+       for cell in GRID], tuning_updates=1_500)
 
 
 def tiny() -> study.Variant:
   grid = PLAIN, ('subscale', 16, 8)
   return study.Variant([_system(configure_tiny, cell, 4, (0,)) for cell in grid],
-                       tuning=(4,), rates=(4e-3,))
+                       tuning_updates=4, rates=(4e-3,))
 
 
 def columns(config: config_lib.Config, folder: pathlib.Path) -> dict:

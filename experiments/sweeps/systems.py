@@ -98,11 +98,11 @@ def equal_time(rows: list[dict], updates: int) -> dict[str, tuple[int]]:
 
 def full() -> study.Variant:
   rows = rows_lib.read_rows(study.RESULTS / 'systems' / 'runs.csv')
-  return study.Variant(_systems(configure, UPDATES, SEEDS, rows), tuning=(500, 1_500))
+  return study.Variant(_systems(configure, UPDATES, SEEDS, rows), tuning_updates=1_500)
 
 
 def tiny() -> study.Variant:
-  return study.Variant(_systems(configure_tiny, 4, (0,), []), tuning=(4,), rates=(4e-3,))
+  return study.Variant(_systems(configure_tiny, 4, (0,), []), tuning_updates=4, rates=(4e-3,))
 
 
 def columns(config: config_lib.Config, folder: pathlib.Path) -> dict:
