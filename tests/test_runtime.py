@@ -248,6 +248,16 @@ def test_the_example_speaks(how, tmp_path):
   pcm, rate = soundfile.read(tmp_path / 'out.wav', dtype='int16')
   assert rate == packed().config.mel.sample_rate
   np.testing.assert_array_equal(pcm, said(Voice(data(*key), library()), mel, 3))
-  np.save(tmp_path / 'mel.npy', mel[:, 1:])
-  wrong = subprocess.run(say, capture_output=True, text=True, check=False)
-  assert wrong.returncode == 1 and 'expected float32 [frames, bands]' in wrong.stderr
+  halves = mel.astype(np.float16)
+  np.save(tmp_path / 'mel.npy', np.asfortranarray(halves.T))  # as those of the demo
+  subprocess.run([*say, '3'], check=True, capture_output=True)
+  np.testing.assert_array_equal(
+      soundfile.read(tmp_path / 'out.wav', dtype='int16')[0],
+      said(Voice(data(*key), library()), halves.astype(np.float32), 3))
+  halves[20, 0] = np.inf
+  for unusable, reason in ((mel[:, 1:], 'expected a .npy file of float32 or float16'),
+                           (mel.T.copy(), 'bands as the voice'), (mel.astype(float), 'float16'),
+                           (halves, 'holds NaN or infinite')):
+    np.save(tmp_path / 'mel.npy', unusable)
+    wrong = subprocess.run(say, capture_output=True, text=True, check=False)
+    assert wrong.returncode == 1 and reason in wrong.stderr
