@@ -17,7 +17,7 @@ INLINE void T(add_columns)(T(floats) sum[4], const float *v, size_t n, const flo
 
 /* x += Σ v_i V_i. */
 OUTLINE void T(add_inputs)(float *restrict x, size_t count, const float *restrict v, size_t n,
-                            const float *restrict V, size_t stride) {
+                           const float *restrict V, size_t stride) {
   size_t j = 0;
   for (; j + GROUP <= count; j += GROUP) {
     T(floats) sum[4];
