@@ -33,9 +33,12 @@ typedef struct {
   size_t count;
 } T(blocks);
 
-INLINE T(blocks) T(blocks_of)(const wavernn_matrix *m, size_t row, const size_t weight_size) {
+/* Of a block. */
+INLINE size_t T(bytes)(const wavernn_type type) { return LANES * (type == F32 ? 4 : 2); }
+
+INLINE T(blocks) T(blocks_of)(const wavernn_matrix *m, size_t row, const wavernn_type type) {
   size_t first = m->offsets[row];
-  return (T(blocks)){m->indices + first, (const char *)m->values + LANES * weight_size * first,
+  return (T(blocks)){m->indices + first, (const char *)m->values + T(bytes)(type) * first,
                      m->offsets[row + 1] - first};
 }
 
@@ -46,14 +49,14 @@ INLINE void T(add_block)(T(floats) *sum, T(blocks) *blocks, const float *x,
   T(floats) v = square ? T(tile)(x + 4 * column) : T(all)(x[column]);
   UNROLL for (int p = 0; p < PARTS; p++)
     sum[p] += T(load)(blocks->weights, (size_t)p * WIDE, type) * v;
-  blocks->weights += LANES * (type == F32 ? 4 : 2);
+  blocks->weights += T(bytes)(type);
 }
 
 /* The sixteen sums of a row of blocks. */
 INLINE void T(row)(const wavernn_matrix *m, size_t row, const float *x, const wavernn_type type,
                    const bool square, float y[LANES]) {
   T(floats) sum[2][PARTS] = {{{0}}};
-  T(blocks) blocks = T(blocks_of)(m, row, type == F32 ? 4 : 2);
+  T(blocks) blocks = T(blocks_of)(m, row, type);
   for (; blocks.count >= TURN; blocks.count -= TURN)
     UNROLL for (int u = 0; u < TURN; u++) T(add_block)(sum[u % 2], &blocks, x, type, square);
   for (; blocks.count; blocks.count--) T(add_block)(sum[0], &blocks, x, type, square);

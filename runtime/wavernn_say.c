@@ -109,12 +109,13 @@ static int say(wavernn_stream *stream, wavernn_info info, const char *path, cons
   if (!open_mels(path, info.bands, &mels))
     return fail(path, "expected a .npy file of float32 or float16, [frames, bands], or [bands, "
                       "frames] in Fortran's order, bands as the voice");
-  size_t room = (size_t)mels.frames * (size_t)info.hop, bands = (size_t)info.bands;
+  size_t frames = (size_t)mels.frames, hop = (size_t)info.hop, bands = (size_t)info.bands;
   float *mel = malloc(bands * sizeof *mel);
-  int16_t *pcm = malloc(room * sizeof *pcm + 1);
-  long made = mel && pcm ? speak(stream, &mels, mel, bands, pcm, room) : -1;
+  int16_t *pcm = calloc(frames + 1, hop * sizeof *pcm); /* NULL where the product overflows */
+  long made = mel && pcm ? speak(stream, &mels, mel, bands, pcm, frames * hop) : -1;
   int result = 0;
-  if (made < 0) result = fail(path, "the mel ends early, or holds NaN or infinite values");
+  if (!mel || !pcm) result = fail(path, "no memory for the samples of so many frames");
+  else if (made < 0) result = fail(path, "the mel ends early, or holds NaN or infinite values");
   else if (!write_wav(out, (unsigned long)info.sample_rate, pcm, (size_t)made))
     result = fail(out, "cannot be written");
   else printf("%s: %.2f s\n", out, (double)made / info.sample_rate);

@@ -261,3 +261,9 @@ def test_the_example_speaks(how, tmp_path):
     np.save(tmp_path / 'mel.npy', unusable)
     wrong = subprocess.run(say, capture_output=True, text=True, check=False)
     assert wrong.returncode == 1 and reason in wrong.stderr
+  with open(tmp_path / 'mel.npy', 'wb') as file:  # says more frames than a memory has room for
+    np.lib.format.write_array_header_1_0(file, {
+        'descr': '<f4', 'fortran_order': False, 'shape': (2**61, mel.shape[1])})
+    file.write(mel.tobytes())
+  wrong = subprocess.run(say, capture_output=True, text=True, check=False)
+  assert wrong.returncode == 1 and 'no memory for the samples' in wrong.stderr
