@@ -5,9 +5,9 @@
 
 `run` first tunes the learning rate of each system, since one rate for all would compare
 how well it suits each of them: it trains one seed at every rate of the study for fewer
-updates, adds these rows to tuning.csv, and takes the rate with the least valid NLL. It
-takes half of the updates of the runs: the rate that was best for 500 was 0.07 nats worse
-than others for 3,000. Then it trains all seeds at that rate, and adds their test NLL to
+updates, adds these rows to tuning.csv, and takes the rate with the least valid NLL. A few
+hundred updates do not tell it: the rate that was best for 500 was 0.07 nats worse than
+others for 3,000. Then it trains all seeds at that rate, and adds their test NLL to
 runs.csv and utterances.csv.
 Finished rows are skipped and stopped runs go on, so the command may be repeated at will.
 `report` draws the pictures beside the CSVs and prints the table; the tables of README.md
