@@ -42,14 +42,23 @@ typedef struct {
   bool htk, slaney_norm, decimal, center;
 } wavernn_mel;
 
+/* A mel filter: its place among those of the mel, its bins, and the logarithm of its area. */
+typedef struct {
+  int of, first, end;
+  double log_area;
+} wavernn_band;
+
 /* Of the linear prediction: constants that all frames share. */
 typedef struct {
-  int taps, bins;
-  double *centre, *log_area; /* of the bands */
-  double *cosine;            /* one period, n_fft */
-  double *lag_window;        /* D + 1 */
-  double power_scale;        /* κ */
-  float prior;               /* exp(−π) */
+  int taps, bins, bands; /* bands with a bin */
+  double *cosine;        /* one period, n_fft */
+  double *lag_window;    /* D + 1 */
+  double *correction;    /* likewise, of the window */
+  double *number;        /* of each bin among the bands */
+  double *filter;        /* of all bands, one after the other */
+  wavernn_band *band;
+  double power_scale; /* κ */
+  float prior;        /* exp(−π) */
 } wavernn_spectral;
 
 struct wavernn_stream;
@@ -113,6 +122,7 @@ struct wavernn_stream {
   int newest;    /* of past: index after the last sample */
   int16_t *tap;  /* [D], the latest last */
   double *power, *lag, *solution, *reversed; /* [bins], [D + 1], [D], [D] */
+  double *band[4]; /* of the mel: given, of the spline, its second derivatives, and room */
 };
 
 /* file.c: tensors of a safetensors file. */

@@ -9,7 +9,10 @@
 #define LARGEST 32767.0
 #define LARGEST_SUM 65528.0
 #define LAG_WINDOW_HZ 5.0
-#define WHITE_NOISE 1e-5
+#define WHITE_NOISE 1e-6
+#define INVERSIONS 4
+#define LARGEST_LOG 25.0
+#define LARGEST_CORRECTION 4.0
 #define FULL_SCALE 32768.0
 
 static const double PI = 3.14159265358979323846;
@@ -30,28 +33,73 @@ static double edge(const wavernn_mel *mel, int i) {
   return to_hz(least + (greatest - least) * i / (mel->bands + 1), mel->htk);
 }
 
-/* Area and centre of each band's filter, whose weights are float32 (librosa.filters.mel). */
-static bool measure_bands(const wavernn_mel *mel, wavernn_spectral *p, wavernn_problem *problem) {
+/* Filter of band b at bin k, float32 (librosa.filters.mel). */
+static float weight(const wavernn_mel *mel, int b, int k) {
+  double low = edge(mel, b), middle = edge(mel, b + 1), high = edge(mel, b + 2);
+  double hz = k * (double)mel->sample_rate / mel->n_fft;
+  float found = (float)fmax(0, fmin((hz - low) / (middle - low), (high - hz) / (high - middle)));
+  return mel->slaney_norm ? (float)(found * (2.0 / (high - low))) : found;
+}
+
+/* Bins of a band: from first to the one before `end`, some of which may weigh nothing. */
+static void bins_of(const wavernn_mel *mel, int b, int bins, int *first, int *end) {
+  double bin = mel->n_fft / (double)mel->sample_rate;
+  *first = (int)fmax(0, floor(edge(mel, b) * bin));
+  *end = (int)fmin(bins, ceil(edge(mel, b + 2) * bin) + 1);
+  if (*end < *first) *end = *first;
+}
+
+/* Bins of all filters. */
+static size_t filter_bins(const wavernn_mel *mel, int bins) {
+  size_t found = 0;
   for (int b = 0; b < mel->bands; b++) {
-    double low = edge(mel, b), middle = edge(mel, b + 1), high = edge(mel, b + 2);
-    double area = 0, moment = 0;
-    for (int k = 0; k < p->bins; k++) {
-      double hz = k * (double)mel->sample_rate / mel->n_fft;
-      double rise = (hz - low) / (middle - low), fall = (high - hz) / (high - middle);
-      float weight = (float)fmax(0, fmin(rise, fall));
-      if (mel->slaney_norm) weight = (float)(weight * (2.0 / (high - low)));
-      area += weight;
-      moment += weight * (double)k;
-    }
-    area = fmax(area, 1e-12);
-    p->centre[b] = moment / area;
-    p->log_area[b] = log(area);
-    if (b && !(p->centre[b] >= p->centre[b - 1]))
-      return wavernn_fail(problem, WAVERNN_UNSUPPORTED,
-                          "mel: band %d of %d has no bin of n_fft = %d", b, mel->bands,
-                          mel->n_fft);
+    int first, end;
+    bins_of(mel, b, bins, &first, &end);
+    found += (size_t)(end - first);
   }
-  return true;
+  return found;
+}
+
+/* The filters of an area of one, those without a bin left out, and the number of each bin among
+   the bands. */
+static void measure_bands(const wavernn_mel *mel, wavernn_spectral *p) {
+  double *filter = p->filter, before = 0;
+  int bin = 0;
+  p->bands = 0;
+  for (int b = 0; b < mel->bands; b++) {
+    wavernn_band *band = &p->band[p->bands];
+    double area = 0, moment = 0;
+    bins_of(mel, b, p->bins, &band->first, &band->end);
+    for (int k = band->first; k < band->end; k++) {
+      float w = weight(mel, b, k);
+      filter[k - band->first] = w;
+      area += w;
+      moment += w * (double)k;
+    }
+    if (!(area > 0)) continue;
+    for (int k = band->first; k < band->end; k++) *filter++ /= area;
+    band->of = b;
+    band->log_area = log(area);
+    double centre = moment / area;
+    for (; bin <= centre && bin < p->bins; bin++)
+      p->number[bin] = p->bands ? p->bands - 1 + (bin - before) / (centre - before) : 0;
+    before = centre;
+    p->bands++;
+  }
+  for (; bin < p->bins; bin++) p->number[bin] = p->bands - 1;
+}
+
+/* What a frame's autocorrelation is multiplied with: Σ hann² / Σ hann_t hann_{t+n}. */
+static void measure_window(const wavernn_mel *mel, wavernn_spectral *p, int lags) {
+  double energy = 0, *hann = p->cosine; /* its room, n_fft >= window */
+  for (int t = 0; t < mel->window; t++) hann[t] = 0.5 - 0.5 * cos(2 * PI * t / mel->window);
+  for (int n = 0; n < lags; n++) {
+    double sum = 0;
+    for (int t = n; t < mel->window; t++) sum += hann[t - n] * hann[t];
+    if (!n) energy = sum;
+    p->correction[n] = fmin(energy / fmax(sum, 1e-9), LARGEST_CORRECTION);
+  }
+  p->power_scale = FULL_SCALE * FULL_SCALE / energy;
 }
 
 bool wavernn_prediction_init(wavernn_voice *voice, wavernn_problem *problem) {
@@ -59,43 +107,79 @@ bool wavernn_prediction_init(wavernn_voice *voice, wavernn_problem *problem) {
   const wavernn_mel *mel = &voice->mel;
   p->bins = mel->n_fft / 2 + 1;
   size_t bands = (size_t)mel->bands, n_fft = (size_t)mel->n_fft, lags = (size_t)p->taps + 1;
-  size_t bytes = (2 * bands + n_fft + lags) * sizeof(double);
-  if (!(p->centre = malloc(bytes))) return wavernn_fail(problem, WAVERNN_NO_MEMORY, "no memory");
+  size_t filters = filter_bins(mel, p->bins), bins = (size_t)p->bins;
+  size_t bytes = (n_fft + 2 * lags + bins + filters) * sizeof(double) + bands * sizeof *p->band;
+  if (!(p->cosine = malloc(bytes))) return wavernn_fail(problem, WAVERNN_NO_MEMORY, "no memory");
   voice->bytes += bytes;
-  p->log_area = p->centre + bands;
-  p->cosine = p->log_area + bands;
   p->lag_window = p->cosine + n_fft;
+  p->correction = p->lag_window + lags;
+  p->number = p->correction + lags;
+  p->filter = p->number + bins;
+  p->band = (wavernn_band *)(p->filter + filters);
+  measure_window(mel, p, (int)lags);
   for (size_t i = 0; i < n_fft; i++) p->cosine[i] = cos(2 * PI * (double)i / (double)n_fft);
   for (size_t i = 0; i < lags; i++) {
     double x = 2 * PI * LAG_WINDOW_HZ * (double)i / mel->sample_rate;
     p->lag_window[i] = exp(-0.5 * x * x) + (i ? 0 : WHITE_NOISE);
   }
-  double energy = 0;
-  for (int i = 0; i < mel->window; i++) {
-    double hann = 0.5 - 0.5 * cos(2 * PI * i / mel->window);
-    energy += hann * hann;
-  }
-  p->power_scale = FULL_SCALE * FULL_SCALE / energy;
-  return measure_bands(mel, p, problem);
+  measure_bands(mel, p);
+  if (p->bands) return true;
+  return wavernn_fail(problem, WAVERNN_UNSUPPORTED, "mel: no band has a bin of n_fft = %d",
+                      mel->n_fft);
 }
 
-void wavernn_prediction_free(wavernn_voice *voice) { free(voice->prediction.centre); }
+void wavernn_prediction_free(wavernn_voice *voice) { free(voice->prediction.cosine); }
 
-/* The power A² at each bin: ln A is linear between the centres of bands. */
+/* Within bounds, the lower one for NaN. */
+static double clip(double x, double low, double high) {
+  return x > low ? (x < high ? x : high) : low;
+}
+
+/* Second derivatives of the natural cubic spline through n values at 0, 1, .. (Thomas). */
+static void curve(const double *value, int n, double *second, double *ratio) {
+  second[0] = second[n - 1] = ratio[0] = 0;
+  for (int i = 1; i < n - 1; i++) {
+    double bend = 6 * (value[i - 1] - 2 * value[i] + value[i + 1]);
+    ratio[i] = 1 / (4 - ratio[i - 1]);
+    second[i] = (bend - second[i - 1]) * ratio[i];
+  }
+  for (int i = n - 2; i > 0; i--) second[i] -= ratio[i] * second[i + 1];
+}
+
+/* exp of the spline through the bands' values times `root`, at each bin. */
+static void from_spline(const wavernn_stream *s, double root) {
+  const wavernn_spectral *p = &s->voice->prediction;
+  const double *value = s->band[1], *second = s->band[2];
+  curve(value, p->bands, s->band[2], s->band[3]);
+  for (int k = 0; k < p->bins; k++) {
+    int i = (int)p->number[k];
+    double t = p->number[k] - i, log_found = value[i];
+    if (t > 0) {
+      double u = 1 - t;
+      log_found = u * value[i] + t * value[i + 1] +
+                  ((u * u * u - u) * second[i] + (t * t * t - t) * second[i + 1]) / 6;
+    }
+    s->power[k] = exp(root * clip(log_found, -LARGEST_LOG, LARGEST_LOG));
+  }
+}
+
+/* The power A² at each bin: of the spectrum of which the filters see this mel. */
 static void spectrum(const wavernn_stream *s, const float *mel) {
   const wavernn_spectral *p = &s->voice->prediction;
   const wavernn_mel *convention = &s->voice->mel;
-  double to_natural = convention->decimal ? log(10) : 1;
-  int last = convention->bands - 1, b = 0;
-  for (int k = 0; k < p->bins; k++) {
-    while (b < last && p->centre[b + 1] <= k) b++;
-    double value = (mel[b] * to_natural - p->log_area[b]) / convention->power;
-    if (b < last && k > p->centre[b]) {
-      double next = (mel[b + 1] * to_natural - p->log_area[b + 1]) / convention->power;
-      value += (next - value) * (k - p->centre[b]) / (p->centre[b + 1] - p->centre[b]);
+  double to_natural = convention->decimal ? log(10) : 1, *target = s->band[0], *value = s->band[1];
+  for (int b = 0; b < p->bands; b++)
+    target[b] = value[b] = mel[p->band[b].of] * to_natural - p->band[b].log_area;
+  for (int step = 0; step < INVERSIONS; step++) {
+    from_spline(s, 1);
+    const double *filter = p->filter;
+    for (int b = 0; b < p->bands; b++) {
+      double seen = 0;
+      for (int k = p->band[b].first; k < p->band[b].end; k++) seen += *filter++ * s->power[k];
+      value[b] += target[b] - log(seen);
     }
-    s->power[k] = exp(2 * value);
   }
+  from_spline(s, 2 / convention->power);
 }
 
 /* x_k + x_{n−k} for k <= n/2, then x_k − x_{n−k} for k < n/2, of x_0 .. x_n. Returns how many
@@ -136,8 +220,9 @@ static void autocorrelation(const wavernn_stream *s) {
   for (uint32_t n = 0; n < lags; n++) s->lag[n] *= v->prediction.lag_window[n] / n_fft;
 }
 
-/* Durbin's recursion: solution[i] is of the sample i + 1 ago. Returns v. */
-static double levinson(const wavernn_stream *s) {
+/* Durbin's recursion: solution[i] is of the sample i + 1 ago. Returns v, or the first that is
+   not at least `least`. */
+static double levinson(const wavernn_stream *s, double least) {
   const double *r = s->lag;
   double *a = s->solution, v = r[0];
   for (int k = 0; k < s->voice->prediction.taps; k++) {
@@ -148,13 +233,21 @@ static double levinson(const wavernn_stream *s) {
     for (int i = 0; i < k; i++) a[i] -= reflection * s->reversed[i];
     a[k] = reflection;
     v *= 1 - reflection * reflection;
+    if (!(v >= least)) break;
   }
   return v;
 }
 
-/* Within bounds, the lower one for NaN. */
-static double clip(double x, double low, double high) {
-  return x > low ? (x < high ? x : high) : low;
+/* The weights where the window's part is taken out of r, or, where no signal has that, of r as
+   it is. Returns v. */
+static double solve(const wavernn_stream *s) {
+  const wavernn_spectral *p = &s->voice->prediction;
+  double least = 0.5 * WHITE_NOISE * s->lag[0];
+  for (int n = 1; n <= p->taps; n++) s->lag[n] *= p->correction[n];
+  double v = levinson(s, least);
+  if (v >= least) return v;
+  for (int n = 1; n <= p->taps; n++) s->lag[n] /= p->correction[n];
+  return levinson(s, -INFINITY);
 }
 
 static void quantise(wavernn_stream *s) {
@@ -180,7 +273,7 @@ void wavernn_prediction_solve(wavernn_stream *s, const float *mel) {
   double scale = s->voice->prediction.power_scale;
   spectrum(s, mel);
   autocorrelation(s);
-  s->scale = size_of(levinson(s), scale);
+  s->scale = size_of(solve(s), scale);
   s->level = size_of(s->lag[0], scale);
   quantise(s);
 }

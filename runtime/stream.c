@@ -32,6 +32,7 @@ static void place_prediction(wavernn_stream *s, arena *a) {
   s->lag = part(a, taps + 1, sizeof *s->lag);
   s->solution = part(a, taps, sizeof *s->solution);
   s->reversed = part(a, taps, sizeof *s->reversed);
+  for (int i = 0; i < 4; i++) s->band[i] = part(a, (size_t)p->bands, sizeof **s->band);
 }
 
 static void place(wavernn_stream *s, arena *a) {

@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define WAVERNN_FORMAT 3    /* version of the files that are read */
+#define WAVERNN_FORMAT 4    /* version of the files that are read */
 #define WAVERNN_MESSAGE 160 /* bytes of a message */
 
 typedef enum {

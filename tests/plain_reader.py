@@ -8,6 +8,8 @@ import types
 
 import librosa
 import numpy as np
+import scipy.interpolate
+import scipy.linalg
 
 _NUMPY = {'F32': '<f4', 'I8': 'i1', 'U16': '<u2', 'U32': '<u4', 'BF16': '<u2', 'U8': 'u1'}
 
@@ -66,8 +68,7 @@ def predictions(header, mel_FxM):
       sr=c.sample_rate, n_fft=c.n_fft, n_mels=c.bands, fmin=c.fmin, fmax=c.fmax,
       htk=c.mel_scale == 'htk', norm=None if c.mel_norm == 'none' else c.mel_norm)
   filters = filters.astype(np.float64)
-  area = np.maximum(filters.sum(axis=1), 1e-12)
-  bins, found = np.arange(filters.shape[1]), {}
+  found = {}
   hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(c.window) / c.window)
   kappa = 2.0**30 / (hann**2).sum()
   for frame in range(-2, len(mel_FxM) + 2):
@@ -75,10 +76,12 @@ def predictions(header, mel_FxM):
     if (own <= log(c.clamp) + 1e-6).all():
       own = frames[frame + 2]
     own = own if c.log == 'e' else own * np.log(10)
-    amplitude = np.exp(np.interp(bins, filters @ bins / area, (own - np.log(area)) / c.power))
-    rho = np.fft.irfft(amplitude**2, c.n_fft)[:taps + 1]
+    rho = np.fft.irfft(power(own, filters, c.power), c.n_fft)[:taps + 1]
     rho = rho * np.exp(-(2 * np.pi * 5 * np.arange(taps + 1) / c.sample_rate)**2 / 2)
-    rho[0] *= 1 + 1e-5
+    rho[0] *= 1 + 1e-6
+    overlaps = np.array([hann[n:] @ hann[:c.window - n] for n in range(taps + 1)])
+    corrected = rho * np.minimum(4, overlaps[0] / np.maximum(overlaps, 1e-9))
+    rho = corrected if least_error(corrected) >= 5e-7 * rho[0] else rho
     distance = np.abs(np.subtract.outer(np.arange(taps), np.arange(taps)))
     w = np.linalg.solve(rho[distance], rho[1:])
     room = min((2**16 - 8 - taps / 2) / np.abs(w).sum(), (2**15 - 1) / np.abs(w).max())
@@ -87,6 +90,30 @@ def predictions(header, mel_FxM):
     sigma, tau = (np.float32(np.sqrt(v * kappa + 1 / 12)) for v in (rho[0] - w @ rho[1:], rho[0]))
     found[frame] = np.rint(w * 2.0**min(m, shift)).astype(int), shift, sigma, tau
   return found
+
+
+def power(mel_M, filters, exponent):
+  """A² at each bin; the spline is scipy's."""
+  mel_M, filters = mel_M[filters.any(axis=1)], filters[filters.any(axis=1)]
+  area, bins, numbers = filters.sum(axis=1), np.arange(filters.shape[1]), np.arange(len(filters))
+  beta = np.interp(bins, filters @ bins / area, numbers)
+  y = c = mel_M - np.log(area)
+
+  def spline(c):
+    curve = scipy.interpolate.CubicSpline(numbers, c, bc_type='natural')
+    return np.clip(curve(beta), -25, 25)
+  for _ in range(4):
+    c = c + y - np.log(filters @ np.exp(spline(c)) / area)
+  return np.exp(spline(c) / exponent)**2
+
+
+def least_error(rho):
+  """The least error of any number of taps, by Cholesky; 0 if there is none."""
+  try:
+    factor = np.linalg.cholesky(scipy.linalg.toeplitz(rho))
+  except np.linalg.LinAlgError:
+    return 0.0
+  return (np.diag(factor)**2).min()
 
 
 def score(data: bytes, mel_FxM, pcm_T):

@@ -28,7 +28,7 @@ import safetensors.numpy
 from wavernn_jax import pruning
 from wavernn_jax.config import Config
 from wavernn_jax.errors import InputError
-from wavernn_jax.sampling import blocksparse, export as export_lib
+from wavernn_jax.sampling import blocksparse, export as export_lib, export_format
 
 
 def _round_trip(export, folder):
@@ -119,6 +119,20 @@ def test_old_versions_of_the_format_are_read(tmp_path, version, weights, block):
   assert 'checksum' in refusal(bytes(damaged), tmp_path)
 
 
+@pytest.mark.parametrize('prediction', ['none', 'spectral'])
+def test_the_third_version_is_read_where_it_predicts_nothing(tmp_path, monkeypatch, prediction):
+  config = run_config(prediction=prediction, taps=5)
+  export = export_lib.pack(*random_models.pruned_run(config), config, 'bfloat16')
+  monkeypatch.setattr(export_format, 'VERSION', 3)
+  data = export_lib.to_bytes(export)
+  monkeypatch.undo()
+  if prediction == 'spectral':
+    assert 'prediction of format versions before 4' in refusal(data, tmp_path)
+  else:
+    found = export_lib.from_bytes(data).params()
+    jax.tree.map(np.testing.assert_array_equal, found, export.params())
+
+
 def test_subscale_models_are_read_from_the_second_version_on(tmp_path):
   export, path = packed_lanes()[0], tmp_path / 'a.safetensors'
   path.write_bytes(_old(export, 2))
@@ -147,7 +161,7 @@ def test_the_header_holds_what_a_reader_needs_and_nothing_of_training():
   header, _ = file_parts(export_lib.to_bytes(packed_run()))
   assert set(header) == {'format', 'version', 'weights', 'block', 'parameters', 'sample_rate',
                          'model', 'mel'}
-  assert header['version'] == 3 and header['mel'] == export_lib.to_dict(MEL)
+  assert header['version'] == 4 and header['mel'] == export_lib.to_dict(MEL)
   assert header['model'] == {
       'kind': 'wavernn', 'units': 32, 'projection': 16, 'channels': 8, 'layers': 2, 'kernel': 3,
       'compute_dtype': 'float32', 'activations': 'float32', 'prediction': 'none',

@@ -102,7 +102,7 @@ def _set(path, value):
 
 
 @pytest.mark.parametrize(('change', 'reason'), [
-    (_set('format', 'other'), 'format'), (_set('version', 4), 'newer than 3'),
+    (_set('format', 'other'), 'format'), (_set('version', 5), 'newer than 4'),
     (_set('version', 0), 'version'), (_set('version', True), 'version'),
     (_set('weights', 'int8'), 'tensor'),
     (_set('weights', 'float64'), 'float64'), (_set('block', [4, 4]), 'expected'),

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.interpolate
 import scipy.linalg
 
 from wavernn_jax import audio, config
@@ -50,18 +51,47 @@ def filters(mel_FxM, mel=MEL, taps=TAPS) -> prediction.Filter:
   return jax.tree.map(lambda a: np.asarray(a)[:, 0], found)
 
 
-def autocorrelation(mel_FxM, mel, lags) -> np.ndarray:
-  """The docstring's equations in numpy, F x (lags + 1)."""
+def spectrum(mel_FxM, mel) -> np.ndarray:
+  """The docstring's A² of each frame in numpy, band after band, FxK."""
   filters_MxK = np.float64(audio.filterbank(mel))
   log_e = np.float64(mel_FxM) * (np.log(10) if mel.log == '10' else 1)
-  log_amplitude_FxM = np.log(np.exp(log_e) / filters_MxK.sum(1)) / mel.power
-  bins = np.arange(mel.n_fft // 2 + 1)
-  centres = (filters_MxK * bins).sum(1) / filters_MxK.sum(1)
-  amplitude_FxK = np.exp([np.interp(bins, centres, row) for row in log_amplitude_FxM])
-  r = np.fft.irfft(amplitude_FxK**2)[:, :lags + 1]
-  r = r * np.exp(-0.5 * (2 * np.pi * 5 * np.arange(lags + 1) / mel.sample_rate)**2)
-  r[:, 0] *= 1 + 1e-5
-  return r
+  bins, area_M = np.arange(mel.n_fft // 2 + 1), filters_MxK.sum(axis=1)
+  number_K = np.interp(bins, (filters_MxK * bins).sum(axis=1) / area_M, np.arange(mel.bands))
+  made = []
+  for row in log_e - np.log(area_M):
+    values = row
+    for step in range(5):
+      spline = scipy.interpolate.make_interp_spline(
+          np.arange(mel.bands), values, k=3, bc_type='natural')
+      seen_K = np.exp(np.clip(spline(number_K), -25, 25))
+      if step < 4:
+        values = values + row - np.log([f @ seen_K / f.sum() for f in filters_MxK])
+    made.append(seen_K**(2 / mel.power))
+  return np.array(made)
+
+
+def autocorrelation(mel_FxM, mel, lags) -> np.ndarray:
+  """The docstring's r in numpy, F x (lags + 1)."""
+  lag = np.arange(lags + 1)
+  r_FxN = np.fft.irfft(spectrum(mel_FxM, mel), mel.n_fft)[:, :lags + 1]
+  r_FxN = r_FxN * np.exp(-0.5 * (2 * np.pi * 5 * lag / mel.sample_rate)**2)
+  r_FxN[:, 0] *= 1 + 1e-6
+  window = np.float64(audio.hann(mel.window))
+  own_N = np.correlate(window, window, 'full')[mel.window - 1:][:lags + 1]
+  for r_N in r_FxN:
+    corrected_N = r_N * np.minimum(own_N[0] / own_N, 4)
+    if is_of_a_signal(corrected_N):
+      r_N[:] = corrected_N
+  return r_FxN
+
+
+def is_of_a_signal(r_N) -> bool:
+  """Whether the error of every number of taps is above half of the white noise."""
+  try:
+    factor = np.linalg.cholesky(scipy.linalg.toeplitz(r_N))
+  except np.linalg.LinAlgError:
+    return False
+  return (np.diag(factor)**2 >= 0.5e-6 * r_N[0]).all()
 
 
 # Weights
@@ -73,10 +103,11 @@ def test_the_autocorrelation_is_the_inverse_transform_of_the_power(preset, kind)
   mel = config.mel_preset(preset)
   mel_FxM = mels(mel, kind, 3)
   with jax.enable_x64(True):
-    found = jax.jit(lambda m: prediction.autocorrelation(m, 192, mel))(np.float64(mel_FxM))
+    found = jax.jit(lambda m: prediction.without_window(
+        prediction.autocorrelation(m, 192, mel), mel))(np.float64(mel_FxM))
   expected = autocorrelation(mel_FxM, mel, 192)
   assert found.dtype == np.float64
-  np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13 * expected.max())
+  np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11 * expected.max())
 
 
 @pytest.mark.parametrize('preset', PRESETS)
@@ -92,6 +123,46 @@ def test_weights_are_those_of_a_float64_solve_rounded(preset, kind):
     window = np.square(audio.hann(mel.window)).sum()
     power = np.array([r[0] - w_D @ r[:0:-1], r[0]]) * 2**30 / window + 1 / 12
     np.testing.assert_allclose([scale, level], np.sqrt(power), rtol=1e-4)
+
+
+@pytest.mark.parametrize('preset', PRESETS)
+def test_the_spectrum_has_the_mel_that_it_was_made_of(preset):
+  mel = config.mel_preset(preset)
+  mel_FxM = mels(mel, 'speech')
+  with jax.enable_x64(True):
+    log_FxK = jax.jit(lambda m: prediction._log_spectrum(m, mel))(np.float64(mel_FxM))
+  seen_FxM = np.log(np.exp(log_FxK) @ np.float64(audio.filterbank(mel)).T)
+  seen_FxM /= np.log(10) if mel.log == '10' else 1
+  assert np.abs(seen_FxM - mel_FxM).mean() < 0.03
+
+
+def test_without_the_window_the_autocorrelation_is_that_of_the_signal():
+  rng, lags = np.random.default_rng(0), 60
+  coefficients = [1, -1.6, 0.8]
+  wave = scipy.signal.lfilter([1], coefficients, rng.standard_normal(2_000 * MEL.window))
+  frames_FxN = wave.reshape(-1, MEL.window) * audio.hann(MEL.window)
+  r_FxN = np.fft.irfft(np.abs(np.fft.rfft(frames_FxN, 2 * MEL.window))**2)[:, :lags]
+  found = r_FxN.mean(axis=0) * prediction.window_correction(lags - 1, MEL)
+  response = scipy.signal.lfilter([1], coefficients, np.eye(1, 4_000)[0])
+  expected = np.array([response[n:] @ response[:4_000 - n] for n in range(lags)])
+  np.testing.assert_allclose(found / found[0], expected / expected[0], atol=0.01)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_where_no_signal_has_it_the_window_stays(kind):
+  """By eigenvalues: the corrected autocorrelation is taken where it is positive definite."""
+  lags = 400
+  with jax.enable_x64(True):
+    r_FxN = np.asarray(prediction.autocorrelation(jnp.asarray(mels(MEL, kind), float), lags, MEL))
+    found_FxN = np.asarray(prediction.without_window(jnp.asarray(r_FxN), MEL))
+  corrected_FxN = r_FxN * prediction.window_correction(lags, MEL)
+  for r, corrected, found in zip(r_FxN, corrected_FxN, found_FxN, strict=True):
+    least = np.linalg.eigvalsh(scipy.linalg.toeplitz(corrected))[0] / r[0]
+    if least < -1e-8:
+      np.testing.assert_array_equal(found, r)
+    elif least > 1e-6:
+      np.testing.assert_array_equal(found, corrected)
+    assert np.linalg.eigvalsh(scipy.linalg.toeplitz(found))[0] > 0
 
 
 @pytest.mark.parametrize('known', ['random', 'lanes'])
@@ -141,9 +212,10 @@ def test_the_past_by_levinson_is_the_past_by_cholesky():
   with jax.enable_x64(True):
     r = jnp.asarray(autocorrelation(mels(MEL, 'speech'), MEL, 64))
     offsets = prediction.offsets(64)
-    for a, b in zip(prediction.levinson(r, 64),
-                    prediction.solve(r, offsets, np.ones((1, 64), bool)), strict=True):
+    *found, least_F = prediction.levinson(r, 64)
+    for a, b in zip(found, prediction.solve(r, offsets, np.ones((1, 64), bool)), strict=True):
       np.testing.assert_allclose(a, b[:, 0], rtol=1e-6, atol=1e-9)
+    np.testing.assert_array_equal(least_F, found[1])  # more taps leave less
 
 
 @pytest.mark.parametrize('kind', KINDS)

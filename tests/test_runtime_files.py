@@ -24,8 +24,8 @@ def changed(**fields) -> bytes:
 
 
 @pytest.mark.parametrize(('file', 'code', 'message'), [
-    (lambda: changed(version=2), 5, 'found format version 2, expected 3; export it again'),
-    (lambda: changed(version=4), 5, 'found format version 4, expected 3.*update this library'),
+    (lambda: changed(version=3), 5, 'found format version 3, expected 4; export it again'),
+    (lambda: changed(version=5), 5, 'found format version 5, expected 4.*update this library'),
     (lambda: changed(format='other'), 3, 'no format "wavernn-jax"'),
     (lambda: changed(weights='float16'), 6, r'weights: expected float32\|bfloat16\|int8'),
     (lambda: changed(block=[8, 2]), 6, r'block: expected \[16, 1\] or \[4, 4\]'),

@@ -43,6 +43,24 @@ def test_a_workdir_of_another_run_is_rejected_by_field_and_kept(tiny_config, tmp
   assert (tmp_path / 'run.json').read_bytes() == before
 
 
+def test_a_run_of_an_earlier_prediction_gives_its_weights_alone(tiny_config, tmp_path):
+  tiny_config.model.prediction, tiny_config.model.taps = 'spectral', 8
+  claim(tmp_path, tiny_config)
+  assert workdir_lib.read_config(tmp_path) == tiny_config
+  path = tmp_path / 'run.json'
+  old = json.loads(path.read_text())
+  assert old.pop('version') == 2
+  path.write_text(json.dumps(old))
+  for refused in (lambda: claim(tmp_path, tiny_config), lambda: workdir_lib.read_config(tmp_path)):
+    with pytest.raises(InputError, match='earlier prediction.*init_from'):
+      refused()
+  assert json.loads(path.read_text()) == old
+  assert workdir_lib.read_config(tmp_path, of_weights=True) == tiny_config
+  old['config']['model']['prediction'] = tiny_config.model.prediction = 'none'
+  path.write_text(json.dumps(old))
+  claim(tmp_path, tiny_config)
+
+
 def test_a_workdir_of_other_audio_is_rejected_but_unchecked_audio_is_not_compared(
     tiny_config, tmp_path):
   claim(tmp_path, tiny_config, 'c0')

@@ -4,13 +4,18 @@ The mel spectrogram that conditions every model fixes, frame by frame, the power
 spectrum of the speech, and a power spectrum fixes the best *linear* prediction of a
 sample from any set D of known samples (Wiener):
 
-    A_b   = exp(m_b) / Σ_k M_bk                amplitude of band b; its root for power mels
-    log A   between band centres linear, outside constant
-    r     = irfft(A²) · lag window, r_0 · (1 + 1e−5)          autocorrelation, by cosines
+    log A   a natural cubic spline over the bands, such that Σ_k M_bk A_k = exp(m_b)
+    r     = irfft(A²) · lag window, r_0 · (1 + 1e−6)          autocorrelation, by cosines
+    r_n   / Σ_t h_t h_{t+n}                                   of the signal, not of the window
     w     = R_DD⁻¹ r_D,  R_ij = r_|i−j|                       weights of the known samples
     v     = r_0 − w · r_D                                     expected square of what is left
     p̂_t   = Σ_d w_d s_{t+d}                                   of the frame nearest to t
     x_t   = (s_t − p̂_t) mod 2¹⁶                               coded in place of s_t
+
+The filters of low bands are about as wide as the harmonics of a low voice are apart. A
+spectrum that is only read off at their centres has lost half of the pitch; one of which the
+filters would see this very mel has it. The window h has widened each harmonic, too: the
+expected autocorrelation of what it shows is that of the signal times its own.
 
 p̂_t depends on known samples alone and s ↔ x is one to one, so Σ ln P(x_t) is the exact
 log-likelihood of the 16-bit audio. w is rounded to integers, so p̂_t is a sum of integer
@@ -26,6 +31,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
+from scipy import interpolate
 
 from wavernn_jax import audio
 from wavernn_jax.config import MelConfig
@@ -35,7 +41,10 @@ _LARGEST = 2**15 - 1  # of a weight
 # Σ|w| up to which Σ w s of 16-bit samples, and its rounding, stay within 32 bits.
 _LARGEST_SUM = 2**16 - 8
 _LAG_WINDOW_HZ = 5.0  # widens every harmonic a little: the mel does not know it exactly
-_WHITE_NOISE = 1e-5  # of the power, added: keeps the solution bounded
+_WHITE_NOISE = 1e-6  # of the power, added: keeps the solution bounded
+_INVERSIONS = 4  # steps towards the spectrum whose mel is given
+_LARGEST_LOG = 25.0  # |log A| of a band's filter, twice that of any audio
+_LARGEST_CORRECTION = 4.0  # of the window
 _FULL_SCALE = 32_768
 
 
@@ -90,8 +99,9 @@ def spectral_filter(mel_NxM, known_LxD, offsets_D, mel: MelConfig) -> Filter:
   with jax.enable_x64(True):
     lags = max(-offsets_D[0], offsets_D[-1] - offsets_D[0] + len(known_LxD) - 1)
     r_NxK = autocorrelation(mel_NxM.astype(jnp.float64), int(lags), mel)
+    r_NxK = without_window(r_NxK, mel)
     if _is_past(offsets_D, known_LxD):
-      w_NxD, v_N = levinson(r_NxK, len(offsets_D))
+      w_NxD, v_N, _ = levinson(r_NxK, len(offsets_D))
       w_NxLxD, v_NxL = w_NxD[..., None, :], v_N[..., None]
     else:
       w_NxLxD, v_NxL = solve(r_NxK, offsets_D, known_LxD)
@@ -117,20 +127,36 @@ def _is_past(offsets_D, known_LxD) -> bool:
 
 
 def autocorrelation(mel_NxM, lags: int, mel: MelConfig):
-  """r_0 .. r_lags of each frame, [..., lags + 1], of samples in [−1, 1] under its window."""
-  filters_MxK = np.float64(audio.filterbank(mel))
-  log_e = mel_NxM * (np.log(10) if mel.log == '10' else 1)
-  # Filters of convention 'none' may be empty at low n_fft: they say nothing.
-  area_M = np.maximum(filters_MxK.sum(axis=1), 1e-12)
-  log_amplitude_NxM = (log_e - np.log(area_M)) / mel.power
-  log_amplitude_NxK = log_amplitude_NxM @ _interpolation(filters_MxK)
-  power_NxK = jnp.exp(2 * log_amplitude_NxK)
+  """r_0 .. r_lags of each frame under its window, [..., lags + 1], of samples in [−1, 1]."""
+  power_NxK = jnp.exp(2 / mel.power * _log_spectrum(mel_NxM, mel))
   # A product: XLA for TPUs has no Fourier transform in float64.
   r_NxL = jnp.matmul(power_NxK, _cosines(mel.n_fft, lags), precision=lax.Precision.HIGHEST)
   lag = np.arange(lags + 1)
   window = np.exp(-0.5 * (2 * np.pi * _LAG_WINDOW_HZ * lag / mel.sample_rate)**2)
   window[0] += _WHITE_NOISE
   return r_NxL * window
+
+
+def _log_spectrum(mel_NxM, mel: MelConfig):
+  """Log of what the filters sum, at each bin [..., K], such that their sums are the mel's.
+
+  What the filters miss of the mel is added to the spline's values again and again: each
+  sees its own band most, so the rest shrinks.
+  """
+  filters_MxK = np.float64(audio.filterbank(mel))
+  area_M = filters_MxK.sum(axis=1)
+  full = np.flatnonzero(area_M)  # at a low n_fft the narrowest may hold no bin
+  filters_MxK, area_M = filters_MxK[full], area_M[full]
+  spline_MxK = _spline(filters_MxK)
+
+  def spectrum(value_NxM):
+    return jnp.clip(value_NxM @ spline_MxK, -_LARGEST_LOG, _LARGEST_LOG)
+  log_e = mel_NxM * (np.log(10) if mel.log == '10' else 1)
+  target_NxM = value_NxM = log_e[..., full] - np.log(area_M)
+  for _ in range(_INVERSIONS):
+    seen_NxM = jnp.log(jnp.exp(spectrum(value_NxM)) @ (filters_MxK / area_M[:, None]).T)
+    value_NxM = value_NxM + target_NxM - seen_NxM
+  return spectrum(value_NxM)
 
 
 def _cosines(n_fft: int, lags: int) -> np.ndarray:
@@ -142,18 +168,46 @@ def _cosines(n_fft: int, lags: int) -> np.ndarray:
   return weight_K[:, None] * np.cos(2 * np.pi * turns_KxL)
 
 
-def _interpolation(filters_MxK) -> np.ndarray:
-  """Weights MxK of the bands at each bin of the spectrum: linear between their centres."""
+def _spline(filters_MxK) -> np.ndarray:
+  """Weights MxK of the bands at each bin: a natural cubic spline over the numbers of bands.
+
+  A bin's number is linear between the centres of the filters, and held outside.
+  """
   bands, bins = filters_MxK.shape
-  centre_M = filters_MxK @ np.arange(bins) / np.maximum(filters_MxK.sum(axis=1), 1e-12)
-  return np.stack([np.interp(np.arange(bins), centre_M, np.eye(bands)[b])
-                   for b in range(bands)])
+  centre_M = filters_MxK @ np.arange(bins) / filters_MxK.sum(axis=1)
+  number_K = np.interp(np.arange(bins), centre_M, np.arange(bands))
+  of_band = interpolate.CubicSpline(np.arange(bands), np.eye(bands), bc_type='natural')
+  return of_band(number_K).T
+
+
+def window_correction(lags: int, mel: MelConfig) -> np.ndarray:
+  """What the autocorrelation of a windowed frame is multiplied with to be that of the signal."""
+  window = np.pad(np.float64(audio.hann(mel.window)), (0, lags))
+  own = np.array([window[:mel.window] @ window[n:n + mel.window] for n in range(lags + 1)])
+  return np.minimum(own[0] / np.maximum(own, 1e-9), _LARGEST_CORRECTION)
+
+
+def least_error(r_NxK):
+  """v [...] that is less than any of a power spectrum with the white noise."""
+  return 0.5 * _WHITE_NOISE * r_NxK[..., 0]
+
+
+def without_window(r_NxK, mel: MelConfig):
+  """r times `window_correction`, but in frames where no signal has that."""
+  lags = r_NxK.shape[-1] - 1
+  corrected_NxK = r_NxK * window_correction(lags, mel)
+  *_, least_N = levinson(corrected_NxK, lags)
+  return jnp.where((least_N >= least_error(r_NxK))[..., None], corrected_NxK, r_NxK)
 
 
 def levinson(r_NxK, taps: int):
-  """Weights [..., taps] of the last samples, the latest last, and v [...] (Durbin's recursion)."""
+  """Weights [..., taps] of the last samples, the latest last, and v [...] (Durbin's recursion).
+
+  Returns:
+    Both, and the least v of any number of taps up to this: below 0 if r is of no signal.
+  """
   def step(k, carry):
-    a_NxD, v_N = carry  # a_j of the sample j + 1 ago; those from k on are 0
+    a_NxD, v_N, least_N = carry  # a_j of the sample j + 1 ago; those from k on are 0
     reversed_NxD = jnp.roll(a_NxD[..., ::-1], k - taps, axis=-1)
     past_NxD = jnp.roll(r_reversed_NxD, k - taps, axis=-1)  # r_k, r_{k−1}, .., from index 0
     here = jnp.arange(taps) < k
@@ -161,12 +215,13 @@ def levinson(r_NxK, taps: int):
                     - jnp.where(here, a_NxD * past_NxD, 0).sum(-1)) / v_N
     a_NxD = a_NxD - reflection_N[..., None] * jnp.where(here, reversed_NxD, 0)
     a_NxD = jnp.where(jnp.arange(taps) == k, reflection_N[..., None], a_NxD)
-    return a_NxD, v_N * (1 - reflection_N**2)
+    v_N = v_N * (1 - reflection_N**2)
+    return a_NxD, v_N, jnp.minimum(least_N, v_N)
 
   r_reversed_NxD = r_NxK[..., taps:0:-1]
-  start = jnp.zeros((*r_NxK.shape[:-1], taps), r_NxK.dtype), r_NxK[..., 0]
-  a_NxD, v_N = lax.fori_loop(0, taps, step, start)
-  return a_NxD[..., ::-1], v_N
+  start = jnp.zeros((*r_NxK.shape[:-1], taps), r_NxK.dtype), r_NxK[..., 0], r_NxK[..., 0]
+  a_NxD, v_N, least_N = lax.fori_loop(0, taps, step, start)
+  return a_NxD[..., ::-1], v_N, least_N
 
 
 def solve(r_NxK, offsets_D, known_LxD):

@@ -1,4 +1,4 @@
-"""The file of an export, format 3: this page is all that a program needs to speak from one.
+"""The file of an export, format 4: this page is all that a program needs to speak from one.
 
 File. safetensors: the length N of the JSON header as 8 bytes, N bytes of JSON, the
 tensors; numbers are little-endian. 8 + N and the place of each tensor in the file are
@@ -9,12 +9,12 @@ stand between those whose sizes are not. `__metadata__` holds two texts:
   header   a JSON object, see below
 
 A reader refuses a greater `version` and ignores fields and tensors that it does not know.
-Versions 1 and 2 (which had `config` for `model`, an int8 scale for each block row, and
-another checksum) are read by export_checks.py.
+Version 3 had another p̂, and is the same with "none". Versions 1 and 2 (which had `config` for
+`model`, an int8 scale for each block row, and another checksum) are read by export_checks.py.
 
 Header
   format       "wavernn-jax"
-  version      3
+  version      4
   weights      type of the packed matrices: "float32", "bfloat16" or "int8"
   block        [b_o, b_n]: outputs and inputs of a block, [16, 1] or [4, 4]
   parameters   weights that are not pruned
@@ -99,9 +99,16 @@ v_c = ⟨(256 c_t − 32640.5) / σ_t⟩. Before the first sample s, p̂ and z a
 p̂_t, σ_t, τ_t are of frame ν = ⌊(t − o)/hop + 1/2⌋, or of ν − 1 where all bands of ν are at
 log(clamp), to 1e−6. In float64:
 
-  area_b = max(Σ_k M_bk, 1e−12);  centre_b = Σ_k k M_bk / area_b
-  ln A[centre_b] = (ln-mel_b − ln area_b) / power; between centres linear in k, outside constant
-  ρ_n = irfft(A²)_n · exp(−(2π · 5 n / sample_rate)² / 2), n = 0 .. D;  ρ_0 · (1 + 1e−5)
+  area_b = Σ_k M_bk;  centre_b = Σ_k k M_bk / area_b;  bands without a bin are left out
+  β_k: the number 0, 1, .. of a bin among the bands: linear between centres, outside constant
+  S(c)_k: the natural cubic spline through c_0, c_1, .. at 0, 1, .., taken at β_k, clipped to
+      −25 .. 25
+  y_b = ln-mel_b − ln area_b, and four times, from c = y:
+      c_b ← c_b + y_b − ln Σ_k M_bk / area_b · exp(S(c)_k), all b at once
+  A_k = exp(S(c)_k / power)
+  ρ_n = irfft(A²)_n · exp(−(2π · 5 n / sample_rate)² / 2), n = 0 .. D;  ρ_0 · (1 + 1e−6)
+  ρ_n is multiplied with min(4, Σ_t hann_t² / Σ_t hann_t hann_{t+n}), but not in a frame where
+      that makes v of 1, 2, .. or D taps less than 5e−7 ρ_0
   Σ_j ρ_|i−j| w_j = ρ_i, i = 1 .. D;  v = ρ_0 − Σ_j w_j ρ_j     (Levinson-Durbin)
   σ = √(v · κ + 1/12), τ = √(ρ_0 · κ + 1/12), float32; κ = 2³⁰ / Σ hann(window)²
   m = ⌊log2 min((2¹⁶ − 8 − D/2) / Σ|w|, (2¹⁵ − 1) / max|w|)⌋;  shift = clip(m, 0, 12)
@@ -116,7 +123,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-FORMAT, VERSION = 'wavernn-jax', 3
+FORMAT, VERSION = 'wavernn-jax', 4
 ALIGNMENT = 64  # bytes
 PADDING = 'padding.'
 _NO_DIGEST = '0' * 64

@@ -270,7 +270,7 @@ def load(workdir, expected: Config | None = None) -> Voice:
     InputError: if there is no complete checkpoint, its EMA is not finite, or the run has
       another config.
   """
-  config = workdir_lib.read_config(workdir)
+  config = workdir_lib.read_config(workdir, of_weights=expected is not None)
   if expected is not None:
     check_same_model(workdir, config, expected)
   saved = Checkpoints(workdir, read_only=True)

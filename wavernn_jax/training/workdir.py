@@ -10,6 +10,7 @@ from wavernn_jax import config as config_lib, files
 from wavernn_jax.config import Config
 from wavernn_jax.errors import InputError
 
+_VERSION = 2  # of run.json; the first, without a number, had another prediction of the samples
 # These may change between a stop and a resume: no weight depends on them, but for the
 # rounding of sums by train.accumulate.
 _FREE = ('config.data.dir', 'config.data.workers', 'config.data.cache_mb', 'config.data.check',
@@ -72,13 +73,14 @@ def _write_run(workdir: pathlib.Path, config: Config, corpus: str) -> None:
   elif others := sorted(p.name for p in workdir.iterdir() if not p.name.startswith('.')):
     raise InputError(f'--workdir={workdir}: holds {others[:5]} but no run.json, so it is '
                      'not a run of this program; give a new or empty folder.')
-  values = {'config': config_lib.to_dict(config), 'corpus': corpus}
+  values = {'version': _VERSION, 'config': config_lib.to_dict(config), 'corpus': corpus}
   files.write_text(path, json.dumps(values, indent=1))
 
 
 def _check_same_run(path: pathlib.Path, config: Config, corpus: str) -> str:
   """Returns the corpus digest to keep."""
   found = _read(path)
+  _check_prediction(path, found)
   # from_dict gives fields that an older version lacked their defaults.
   before = config_lib.to_dict(config_lib.from_dict(found['config']))
   changed = {
@@ -97,23 +99,39 @@ def _check_same_run(path: pathlib.Path, config: Config, corpus: str) -> str:
   return corpus or found['corpus']
 
 
-def read_config(workdir) -> Config:
+def read_config(workdir, of_weights: bool = False) -> Config:
   """The configuration of a run.
 
+  Args:
+    of_weights: only its weights are taken, as the first ones of another run.
+
   Raises:
-    InputError: if the folder holds no run.
+    InputError: if the folder holds no run, or one that codes what is not coded any more.
   """
   path = pathlib.Path(workdir) / 'run.json'
   if not path.exists():
     raise InputError(f'--workdir={workdir}: holds no run (no run.json); expected a folder '
                      'that --mode=train has written.')
-  return config_lib.from_dict(_read(path)['config'])
+  found = _read(path)
+  if not of_weights:
+    _check_prediction(path, found)
+  return config_lib.from_dict(found['config'])
+
+
+def _check_prediction(path: pathlib.Path, found: dict) -> None:
+  """Raises InputError for a run that codes residuals of an earlier prediction."""
+  if found['version'] < 2 and found['config'].get('model', {}).get('prediction') == 'spectral':
+    raise InputError(
+        f'{path}: is of a run that codes residuals of an earlier prediction, which is not '
+        f'computed any more; a new run may begin with its weights: --config.init_from='
+        f'{path.parent}.')
 
 
 def _read(path: pathlib.Path) -> dict:
   try:
     found = json.loads(path.read_text())
-    return {'config': found['config'], 'corpus': found['corpus']}
-  except (ValueError, KeyError, TypeError) as error:
+    return {'config': dict(found['config']), 'corpus': found['corpus'],
+            'version': int(found.get('version', 1))}
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise InputError(f'{path}: is damaged ({error}); every checkpoint of the run holds the '
                      'config, from which it can be written anew.') from error

@@ -136,6 +136,7 @@ class _Predictions:
   def __init__(self, model: wavernn.WaveRNN, prior):
     self._model = model
     self._autocorrelation = backend.jit(self._before)
+    self._correction = prediction.window_correction(model.config.taps, model.mel)
     self._filters = backend.jit(functools.partial(self._after, prior))
 
   def _before(self, mel_FxM):
@@ -153,7 +154,8 @@ class _Predictions:
   def __call__(self, mel_FxM) -> hear.Predictor:
     with jax.enable_x64(True):
       r_FxN = np.asarray(self._autocorrelation(mel_FxM))
-      found = self._filters(*levinson.solve(r_FxN), r_FxN[:, 0])
+      solved = levinson.solve_without_window(r_FxN, self._correction)
+      found = self._filters(*solved, r_FxN[:, 0])
     taps, *rest = (np.array(a) for a in found)
     lags = tuple(range(self._model.config.residuals))
     return hear.Predictor(taps, *rest, _RAMPS, taps.shape[1], lags)
