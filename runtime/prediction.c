@@ -9,7 +9,7 @@
 #define LARGEST 32767.0
 #define LARGEST_SUM 65528.0
 #define LAG_WINDOW_HZ 5.0
-#define WHITE_NOISE 1e-6
+#define WHITE_NOISE 1e-5
 #define INVERSIONS 4
 #define LARGEST_LOG 25.0
 #define LARGEST_CORRECTION 4.0

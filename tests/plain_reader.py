@@ -78,10 +78,10 @@ def predictions(header, mel_FxM):
     own = own if c.log == 'e' else own * np.log(10)
     rho = np.fft.irfft(power(own, filters, c.power), c.n_fft)[:taps + 1]
     rho = rho * np.exp(-(2 * np.pi * 5 * np.arange(taps + 1) / c.sample_rate)**2 / 2)
-    rho[0] *= 1 + 1e-6
+    rho[0] *= 1 + 1e-5
     overlaps = np.array([hann[n:] @ hann[:c.window - n] for n in range(taps + 1)])
     corrected = rho * np.minimum(4, overlaps[0] / np.maximum(overlaps, 1e-9))
-    rho = corrected if least_error(corrected) >= 5e-7 * rho[0] else rho
+    rho = corrected if least_error(corrected) >= 5e-6 * rho[0] else rho
     distance = np.abs(np.subtract.outer(np.arange(taps), np.arange(taps)))
     w = np.linalg.solve(rho[distance], rho[1:])
     room = min((2**16 - 8 - taps / 2) / np.abs(w).sum(), (2**15 - 1) / np.abs(w).max())

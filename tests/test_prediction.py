@@ -75,7 +75,7 @@ def autocorrelation(mel_FxM, mel, lags) -> np.ndarray:
   lag = np.arange(lags + 1)
   r_FxN = np.fft.irfft(spectrum(mel_FxM, mel), mel.n_fft)[:, :lags + 1]
   r_FxN = r_FxN * np.exp(-0.5 * (2 * np.pi * 5 * lag / mel.sample_rate)**2)
-  r_FxN[:, 0] *= 1 + 1e-6
+  r_FxN[:, 0] *= 1 + 1e-5
   window = np.float64(audio.hann(mel.window))
   own_N = np.correlate(window, window, 'full')[mel.window - 1:][:lags + 1]
   for r_N in r_FxN:
@@ -91,7 +91,7 @@ def is_of_a_signal(r_N) -> bool:
     factor = np.linalg.cholesky(scipy.linalg.toeplitz(r_N))
   except np.linalg.LinAlgError:
     return False
-  return (np.diag(factor)**2 >= 0.5e-6 * r_N[0]).all()
+  return (np.diag(factor)**2 >= 0.5e-5 * r_N[0]).all()
 
 
 # Weights

@@ -5,7 +5,7 @@ spectrum of the speech, and a power spectrum fixes the best *linear* prediction 
 sample from any set D of known samples (Wiener):
 
     log A   a natural cubic spline over the bands, such that Σ_k M_bk A_k = exp(m_b)
-    r     = irfft(A²) · lag window, r_0 · (1 + 1e−6)          autocorrelation, by cosines
+    r     = irfft(A²) · lag window, r_0 · (1 + 1e−5)          autocorrelation, by cosines
     r_n   / Σ_t h_t h_{t+n}                                   of the signal, not of the window
     w     = R_DD⁻¹ r_D,  R_ij = r_|i−j|                       weights of the known samples
     v     = r_0 − w · r_D                                     expected square of what is left
@@ -41,7 +41,7 @@ _LARGEST = 2**15 - 1  # of a weight
 # Σ|w| up to which Σ w s of 16-bit samples, and its rounding, stay within 32 bits.
 _LARGEST_SUM = 2**16 - 8
 _LAG_WINDOW_HZ = 5.0  # widens every harmonic a little: the mel does not know it exactly
-_WHITE_NOISE = 1e-6  # of the power, added: keeps the solution bounded
+_WHITE_NOISE = 1e-5  # of the power, added: keeps the solution bounded
 _INVERSIONS = 4  # steps towards the spectrum whose mel is given
 _LARGEST_LOG = 25.0  # |log A| of a band's filter, twice that of any audio
 _LARGEST_CORRECTION = 4.0  # of the window

@@ -106,9 +106,9 @@ log(clamp), to 1e−6. In float64:
   y_b = ln-mel_b − ln area_b, and four times, from c = y:
       c_b ← c_b + y_b − ln Σ_k M_bk / area_b · exp(S(c)_k), all b at once
   A_k = exp(S(c)_k / power)
-  ρ_n = irfft(A²)_n · exp(−(2π · 5 n / sample_rate)² / 2), n = 0 .. D;  ρ_0 · (1 + 1e−6)
+  ρ_n = irfft(A²)_n · exp(−(2π · 5 n / sample_rate)² / 2), n = 0 .. D;  ρ_0 · (1 + 1e−5)
   ρ_n is multiplied with min(4, Σ_t hann_t² / Σ_t hann_t hann_{t+n}), but not in a frame where
-      that makes v of 1, 2, .. or D taps less than 5e−7 ρ_0
+      that makes v of 1, 2, .. or D taps less than 5e−6 ρ_0
   Σ_j ρ_|i−j| w_j = ρ_i, i = 1 .. D;  v = ρ_0 − Σ_j w_j ρ_j     (Levinson-Durbin)
   σ = √(v · κ + 1/12), τ = √(ρ_0 · κ + 1/12), float32; κ = 2³⁰ / Σ hann(window)²
   m = ⌊log2 min((2¹⁶ − 8 − D/2) / Σ|w|, (2¹⁵ − 1) / max|w|)⌋;  shift = clip(m, 0, 12)
