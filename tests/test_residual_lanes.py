@@ -30,7 +30,7 @@ BUILDS = {
 
 def quiet_mel(frames, seed=0):
   """Frames of residuals that are far from full scale, so that no draw is clipped."""
-  return random_models.log_mel(MEL, frames, seed)[:frames] * 0.4 - 7
+  return random_models.log_mel(MEL, frames, seed)[:frames] * 0.1 - 7
 
 
 @functools.cache

@@ -55,7 +55,7 @@ def test_a_pruned_run_trains_is_scored_and_refuses_other_engines(config, tmp_pat
 
 
 def test_an_export_that_says_so_of_itself_is_refused(config):
-  found = {'version': 3, 'model': config_lib.to_dict(config.model),
+  found = {'version': 4, 'model': config_lib.to_dict(config.model),
            'mel': config_lib.to_dict(config.mel), 'sample_rate': config.mel.sample_rate}
   with pytest.raises(ValueError, match="has the output 'mixture', expected 'dual_softmax'"):
     export_checks.config(found, 100)
