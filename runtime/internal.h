@@ -54,7 +54,8 @@ typedef struct {
   double *cosine;        /* one period, n_fft */
   double *lag_window;    /* D + 1 */
   double *correction;    /* likewise, of the window */
-  double *number;        /* of each bin among the bands */
+  double *spline;        /* of each bin the weights of two values and two second derivatives, */
+  uint16_t *knot;        /* of this band and the next */
   double *filter;        /* of all bands, one after the other */
   wavernn_band *band;
   double power_scale; /* κ */

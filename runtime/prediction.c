@@ -60,7 +60,17 @@ static size_t filter_bins(const wavernn_mel *mel, int bins) {
   return found;
 }
 
-/* The filters of an area of one, those without a bin left out, and the number of each bin among
+/* Bin k of a spline: t from knot i to the next one. */
+static void place_bin(wavernn_spectral *p, int k, int i, double t) {
+  double u = 1 - t, *w = p->spline + 4 * (size_t)k;
+  p->knot[k] = (uint16_t)i;
+  w[0] = u;
+  w[1] = t;
+  w[2] = (u * u * u - u) / 6;
+  w[3] = (t * t * t - t) / 6;
+}
+
+/* The filters of an area of one, those without a bin left out, and the place of each bin among
    the bands. */
 static void measure_bands(const wavernn_mel *mel, wavernn_spectral *p) {
   double *filter = p->filter, before = 0;
@@ -82,11 +92,12 @@ static void measure_bands(const wavernn_mel *mel, wavernn_spectral *p) {
     band->log_area = log(area);
     double centre = moment / area;
     for (; bin <= centre && bin < p->bins; bin++)
-      p->number[bin] = p->bands ? p->bands - 1 + (bin - before) / (centre - before) : 0;
+      if (p->bands) place_bin(p, bin, p->bands - 1, (bin - before) / (centre - before));
+      else place_bin(p, bin, 0, 0);
     before = centre;
     p->bands++;
   }
-  for (; bin < p->bins; bin++) p->number[bin] = p->bands - 1;
+  for (; bin < p->bins; bin++) place_bin(p, bin, p->bands ? p->bands - 1 : 0, 0);
 }
 
 /* What a frame's autocorrelation is multiplied with: Σ hann² / Σ hann_t hann_{t+n}. */
@@ -108,14 +119,16 @@ bool wavernn_prediction_init(wavernn_voice *voice, wavernn_problem *problem) {
   p->bins = mel->n_fft / 2 + 1;
   size_t bands = (size_t)mel->bands, n_fft = (size_t)mel->n_fft, lags = (size_t)p->taps + 1;
   size_t filters = filter_bins(mel, p->bins), bins = (size_t)p->bins;
-  size_t bytes = (n_fft + 2 * lags + bins + filters) * sizeof(double) + bands * sizeof *p->band;
+  size_t bytes = (n_fft + 2 * lags + 4 * bins + filters) * sizeof(double) +
+                 bands * sizeof *p->band + bins * sizeof *p->knot;
   if (!(p->cosine = malloc(bytes))) return wavernn_fail(problem, WAVERNN_NO_MEMORY, "no memory");
   voice->bytes += bytes;
   p->lag_window = p->cosine + n_fft;
   p->correction = p->lag_window + lags;
-  p->number = p->correction + lags;
-  p->filter = p->number + bins;
+  p->spline = p->correction + lags;
+  p->filter = p->spline + 4 * bins;
   p->band = (wavernn_band *)(p->filter + filters);
+  p->knot = (uint16_t *)(p->band + bands);
   measure_window(mel, p, (int)lags);
   for (size_t i = 0; i < n_fft; i++) p->cosine[i] = cos(2 * PI * (double)i / (double)n_fft);
   for (size_t i = 0; i < lags; i++) {
@@ -149,18 +162,14 @@ static void curve(const double *value, int n, double *second, double *ratio) {
 /* exp of the spline through the bands' values times `root`, at each bin. */
 static void from_spline(const wavernn_stream *s, double root) {
   const wavernn_spectral *p = &s->voice->prediction;
-  const double *value = s->band[1], *second = s->band[2];
+  const double *value = s->band[1], *second = s->band[2], *w = p->spline;
   curve(value, p->bands, s->band[2], s->band[3]);
-  for (int k = 0; k < p->bins; k++) {
-    int i = (int)p->number[k];
-    double t = p->number[k] - i, log_found = value[i];
-    if (t > 0) {
-      double u = 1 - t;
-      log_found = u * value[i] + t * value[i + 1] +
-                  ((u * u * u - u) * second[i] + (t * t * t - t) * second[i + 1]) / 6;
-    }
-    s->power[k] = exp(root * clip(log_found, -LARGEST_LOG, LARGEST_LOG));
+  for (int k = 0; k < p->bins; k++, w += 4) {
+    int i = p->knot[k], j = i + 1 < p->bands ? i + 1 : i;
+    double found = (w[0] * value[i] + w[1] * value[j]) + (w[2] * second[i] + w[3] * second[j]);
+    s->power[k] = root * clip(found, -LARGEST_LOG, LARGEST_LOG);
   }
+  for (int k = 0; k < p->bins; k++) s->power[k] = exp(s->power[k]);
 }
 
 /* The power A² at each bin: of the spectrum of which the filters see this mel. */
