@@ -64,7 +64,7 @@ def config(found: dict, tensors: int) -> config_lib.Config:
     raise ValueError('is a subscale model in format version 1, which is not read any more')
   if found['version'] < 4 and model.prediction == 'spectral':
     raise ValueError('codes residuals of the prediction of format versions before 4, which is '
-                     'not computed any more')
+                     'not computed any more: train on with --config.init_from=RUN, its run')
   values = config_lib.Config(model=model, mel=mel)
   if model.lanes > 1:
     _fit_lanes(values)
