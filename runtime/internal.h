@@ -72,8 +72,6 @@ typedef struct {
   /* y[O] += x[N] · w[N, O] */
   void (*add_dense)(const float *x, size_t inputs, const float *w, size_t outputs, float *y);
   int32_t (*dot)(const int16_t *a, const int16_t *b, size_t n);
-  double (*cosine_sum)(const double *power, size_t bins, const double *cosine, uint32_t lag,
-                       uint32_t n_fft);
 } wavernn_kernels;
 
 struct wavernn_voice {
@@ -122,8 +120,9 @@ struct wavernn_stream {
   int16_t *past; /* [2D] */
   int newest;    /* of past: index after the last sample */
   int16_t *tap;  /* [D], the latest last */
-  double *power, *lag, *solution, *reversed; /* [bins], [D + 1], [D], [D] */
-  double *band[4]; /* of the mel: given, of the spline, its second derivatives, and room */
+  double *power; /* [bins], and room for twice as many and eight */
+  double *lag, *backwards, *solution; /* [D + 1], its end first [D], [D] */
+  double *band[4]; /* of the mel: given, of the spline, its second derivatives, room; one more */
 };
 
 /* file.c: tensors of a safetensors file. */

@@ -257,27 +257,8 @@ TARGET static int32_t T(dot)(const int16_t *restrict a, const int16_t *restrict 
   return sum;
 }
 
-/* Σ_k power_k cos(2π k lag / n_fft) of k < bins, from one period of n_fft cosines. */
-TARGET static double T(cosine_sum)(const double *power, size_t bins, const double *cosine,
-                                   uint32_t lag, uint32_t n_fft) {
-  double sum[4] = {0};
-  uint32_t at = 0;
-  for (; bins >= 4; bins -= 4, power += 4)
-    UNROLL for (int i = 0; i < 4; i++) {
-      sum[i] += power[i] * cosine[at];
-      at += lag;
-      at -= at >= n_fft ? n_fft : 0;
-    }
-  for (; bins; bins--, power++) {
-    sum[0] += *power * cosine[at];
-    at += lag;
-    at -= at >= n_fft ? n_fft : 0;
-  }
-  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
-}
-
 static const wavernn_kernels T(kernels) = {
-    NAME, T(runs), T(sample), T(product), T(add_dense), T(dot), T(cosine_sum)};
+    NAME, T(runs), T(sample), T(product), T(add_dense), T(dot)};
 
 #undef PARTS
 #undef GROUP

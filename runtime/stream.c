@@ -28,11 +28,11 @@ static void place_prediction(wavernn_stream *s, arena *a) {
   size_t taps = (size_t)p->taps;
   s->past = part(a, 2 * taps, sizeof *s->past);
   s->tap = part(a, taps, sizeof *s->tap);
-  s->power = part(a, (size_t)p->bins, sizeof *s->power);
+  s->power = part(a, 3 * (size_t)p->bins + 8, sizeof *s->power);
   s->lag = part(a, taps + 1, sizeof *s->lag);
   s->solution = part(a, taps, sizeof *s->solution);
-  s->reversed = part(a, taps, sizeof *s->reversed);
-  for (int i = 0; i < 4; i++) s->band[i] = part(a, (size_t)p->bands, sizeof **s->band);
+  s->backwards = part(a, taps, sizeof *s->backwards);
+  for (int i = 0; i < 4; i++) s->band[i] = part(a, (size_t)p->bands + 1, sizeof **s->band);
 }
 
 static void place(wavernn_stream *s, arena *a) {

@@ -55,7 +55,7 @@ def parameters(model, seed=0, dtype=np.float32):
 
 
 def _parameters(model, rng, outputs, dtype):
-  scale = {'conditioning': 0.6, 'recurrent': 1, 'previous': 0.1, 'coarse': 0.1,
+  scale = {'conditioning': 0.6, 'recurrent': 1, 'heard': 1, 'previous': 0.1, 'coarse': 0.1,
            'outputs': outputs, 'context': 0.6, 'samples': 0.6, 'nibbles': 0.2,
            'input': 1, 'blocks': 1, 'lane': 0.3, 'prior': 0.3, 'reset_bias': 2}
   params = {name: jax.tree.map(

@@ -39,7 +39,7 @@ def drawn(kind, block=BLOCK, **fields):
   model = BUILDS[kind](**fields)
   params = parameters(model)
   params['outputs'] = jax.tree.map(lambda a: a / 4, params['outputs'])  # as the prior says
-  sampler = scan.ScanEngine(model, params, block_frames=block)
+  sampler = scan.ScanEngine(model, params, block_frames=block, donate=True)
   return model, params, stream.batch(sampler, [quiet_mel(FRAMES)], draw.keys(0, [0]))[0]
 
 
@@ -57,7 +57,8 @@ def uniforms(samples, draws):
       draw.keys(0, [0]), np.arange(samples, dtype=np.uint32)[:, None], draws)[..., 0]
 
 
-@pytest.mark.parametrize('fields', [{}, {'lanes': 2, 'horizon': 0}, {'lanes': 3, 'horizon': 1}])
+@pytest.mark.parametrize('fields', [
+    {}, {'lanes': 2, 'horizon': 0}, {'lanes': 3, 'horizon': 1}, {'lanes': 3, 'horizon': 60}])
 def test_a_step_draws_the_bytes_that_the_likelihood_says(fields):
   model, params, pcm = drawn('subscale', **fields)
   assert np.abs(pcm.astype(int)).max() < 2**15 - 1 and len(np.unique(pcm)) > 0.3 * len(pcm)
@@ -110,10 +111,12 @@ def test_every_parameter_that_is_heard_has_a_gradient(kind):
   def total(params):
     return sum(model.loss(params, model.initial_state(4), pcm, mel - 5).values())
   gradients = jax.jit(jax.grad(total))(parameters(model))
-  heard = model.hearing.mask()
+  heard, weights = model.hearing.mask(), gradients['previous']
   if kind == 'fused':
     heard = heard.reshape(-1)
-  np.testing.assert_array_equal((gradients['previous'] != 0).any(axis=-1), heard)
+  else:
+    weights, heard = gradients['heard']['own'], heard[:, :model.hearing.own_width]
+  np.testing.assert_array_equal((weights != 0).any(axis=-1), heard)
   for path, gradient in jax.tree.leaves_with_path(gradients):
     assert np.isfinite(gradient).all() and gradient.any(), jax.tree_util.keystr(path)
 
@@ -147,7 +150,7 @@ def test_a_lane_predicts_as_from_its_known_samples_one_by_one():
   pcm = rng.integers(-9_000, 9_000, (1, lanes * (before + positions + after))).astype(np.int16)
   mel = quiet_mel(model.frames(lanes * positions))[None]
   found = heard.sequence(pcm, mel, positions)
-  offsets_D, known_SxD = heard.known
+  (offsets_D, known_SxD), (_, known_SxJ) = heard.known, heard.neighbours
   filters = prediction.spectral_filter(mel[0], known_SxD, offsets_D, MEL)
   for i, s in np.ndindex(positions, lanes):
     t = lanes * i + s
@@ -159,7 +162,8 @@ def test_a_lane_predicts_as_from_its_known_samples_one_by_one():
     assert found.residual[i, s, 0] == prediction.encode(pcm[0, at], predicted)
     np.testing.assert_allclose(found.scale[i, s, 0], filters.scale[frame, s], rtol=1e-6)
     own = np.array([pcm[0, at - lanes], predicted]) / filters.level[frame, s]
-    np.testing.assert_allclose(found.inputs[i, s, 0, -2:], np.clip(own, -8, 8), rtol=1e-5)
+    waveform = 2 * known_SxJ.shape[1] + np.arange(2)
+    np.testing.assert_allclose(found.inputs[i, s, 0, waveform], np.clip(own, -8, 8), rtol=1e-5)
 
 
 def test_lanes_hear_both_sides_and_their_own_last_samples():

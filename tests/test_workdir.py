@@ -49,7 +49,7 @@ def test_a_run_of_an_earlier_prediction_gives_its_weights_alone(tiny_config, tmp
   assert workdir_lib.read_config(tmp_path) == tiny_config
   path = tmp_path / 'run.json'
   old = json.loads(path.read_text())
-  assert old.pop('version') == 2
+  assert old.pop('version') == 4
   path.write_text(json.dumps(old))
   for refused in (lambda: claim(tmp_path, tiny_config), lambda: workdir_lib.read_config(tmp_path)):
     with pytest.raises(InputError, match='earlier prediction.*init_from'):
@@ -59,6 +59,21 @@ def test_a_run_of_an_earlier_prediction_gives_its_weights_alone(tiny_config, tmp
   old['config']['model']['prediction'] = tiny_config.model.prediction = 'none'
   path.write_text(json.dumps(old))
   claim(tmp_path, tiny_config)
+
+
+def test_a_run_of_lanes_that_hear_otherwise_is_refused(tiny_config, tmp_path):
+  claim(tmp_path, tiny_config)
+  path = tmp_path / 'run.json'
+  old = json.loads(path.read_text()) | {'version': 2}
+  for kind, prediction, fits in (('subscale', 'spectral', False), ('subscale', 'none', True),
+                                 ('wavernn', 'spectral', True)):
+    old['config']['model'] |= {'kind': kind, 'prediction': prediction}
+    path.write_text(json.dumps(old))
+    if fits:
+      assert workdir_lib.read_config(tmp_path).model.kind == kind
+    else:
+      with pytest.raises(InputError, match='weights of an earlier form.*train it anew'):
+        workdir_lib.read_config(tmp_path)
 
 
 def test_a_workdir_of_other_audio_is_rejected_but_unchecked_audio_is_not_compared(

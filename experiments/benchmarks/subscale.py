@@ -11,7 +11,8 @@ utterance takes so much longer to draw), and of the most lanes
   speedup_over_plain
                   over one lane, one utterance at a time
   context_share   part of the sampling time that the context network takes, gates and
-                  hidden layers included: its time alone over that of the whole block
+                  hidden layers included: its time alone over that of the whole block; lanes
+                  that code residuals (--prediction=spectral) have none
 """
 
 import functools
@@ -28,6 +29,8 @@ from wavernn_jax.sampling import scan
 
 _UNITS = flags.DEFINE_integer('units', 896, 'Hidden units, H.')
 _PROJECTION = flags.DEFINE_integer('projection', 448, 'Width of the output layers, P.')
+_PREDICTION = flags.DEFINE_enum('prediction', 'none', ['none', 'spectral'], 'Of all models.')
+_AHEAD = flags.DEFINE_integer('taps_ahead', 112, 'config.model.taps_ahead of spectral lanes.')
 _CONTEXT = flags.DEFINE_integer('context_channels', 128, 'Channels of the context network.')
 _DTYPE = flags.DEFINE_string('compute_dtype', 'float32', 'Number type of matrix products.')
 _LANES = flags.DEFINE_multi_integer(
@@ -42,7 +45,7 @@ def configuration(lanes: int) -> config_lib.Config:
   """A model of the benchmark."""
   config = config_lib.Config()
   config.model.units, config.model.projection = _UNITS.value, _PROJECTION.value
-  config.model.compute_dtype = _DTYPE.value
+  config.model.compute_dtype, config.model.prediction = _DTYPE.value, _PREDICTION.value
   config.evaluation.block_frames = _FRAMES.value
   if lanes > 1:
     config.train.crop = 4 * lanes * (_HORIZON.value + 1)
@@ -50,6 +53,7 @@ def configuration(lanes: int) -> config_lib.Config:
     config.model.horizon, config.model.context_block = _HORIZON.value, _BLOCK.value
     config.model.context_channels = _CONTEXT.value
     config.model.context_layers = max(6, _HORIZON.value.bit_length() - 1)
+    config.model.taps_ahead = _AHEAD.value
   rules.check(config)
   return config
 
@@ -82,7 +86,7 @@ def main():
   samplers = {lanes: sampler(lanes) for lanes in _LANES.value}
   functions = {lanes: measure.next_block(found, 1) for lanes, found in samplers.items()}
   most = max(_LANES.value)
-  if most > 1:
+  if most > 1 and _PREDICTION.value == 'none':
     functions['context'] = context_blocks(
         samplers[most].model, samplers[most].params, _FRAMES.value)
   seconds = measure.interleaved(functions, _REPEATS.value)
@@ -94,11 +98,12 @@ def main():
            'delay_seconds': found.model.timing.delay / mel.sample_rate}
           for lanes, found in samplers.items()]
   result = {'units': _UNITS.value, 'projection': _PROJECTION.value, 'horizon': _HORIZON.value,
-            'context_channels': _CONTEXT.value, 'context_block': _BLOCK.value,
-            'compute_dtype': _DTYPE.value, 'rows': rows}
-  if 'context' in seconds and 1 in seconds:
+            'prediction': _PREDICTION.value, 'compute_dtype': _DTYPE.value, 'rows': rows}
+  if 1 in seconds and most > 1:
     result['speedup_over_plain'] = seconds[1] / seconds[most]
-    result['context_share'] = seconds['context'] / seconds[most]
+  if 'context' in seconds:
+    result |= {'context_channels': _CONTEXT.value, 'context_block': _BLOCK.value,
+               'context_share': seconds['context'] / seconds[most]}
   measure.report(result)
 
 

@@ -2,17 +2,15 @@
 
 A lane knows its own past, the lanes before it up to F positions ahead, and of the lanes
 after it what is far enough behind. All of it within `taps` samples before and `taps_ahead`
-after a position of all lanes enters the prediction; x_t = s_t − p̂_t is coded. Every lane
-hears through weights of its own, where it knows them,
+after a position of all lanes enters the prediction; x_t = s_t − p̂_t is coded. A lane hears,
+where it knows them,
 
     x over σ, with and without sign, of the 16 samples to both sides and of its own last three
     its own last sample and p̂_t, over the level that the spectrogram expects of samples
 
-each residual over the scale σ of its own frame and lane. No network stands between: what
-the neighbours say beyond the linear is how loud the residual is just now.
-
-`LaneTape` is what sampling carries from step to step: the last samples and residuals in
-audio order, of which lanes at different positions read windows at different places.
+each residual over the scale σ of its own frame and lane, and with `excited` what all residuals
+say of the excitation around it (excitation.py): δ, λ, φ, γ, and ê itself, with and without
+sign, of the nearest samples. No network stands between.
 """
 
 import dataclasses
@@ -24,9 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from wavernn_jax.config import MelConfig, ModelConfig
-from wavernn_jax.models import conditioning, hearing, prediction
+from wavernn_jax.models import conditioning, excitation, hearing, lane_tape, prediction
 
 NEIGHBOURS = 16  # samples to each side whose residuals are heard
+NEAR = 16, 32  # samples before and after of which ê itself is heard
 OWN = 3  # past samples of a lane's own that are heard in any case
 
 
@@ -43,15 +42,15 @@ class Heard(typing.NamedTuple):
   scale: jax.Array
 
 
-class Tape(typing.NamedTuple):
-  """Of the last positions in audio order, 0 where nothing is drawn yet.
+class LaneFilter(typing.NamedTuple):
+  """Of frames and lanes, leading axes (F·S)xB.
 
-  pcm: int16 BxN.
-  residual: float32 BxN, over σ.
+  linear: their predictions.
+  spread: how their residuals spread over the excitation, None where it is not heard.
   """
 
-  pcm: jax.Array
-  residual: jax.Array
+  linear: prediction.Filter
+  spread: excitation.Spread | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,6 +60,7 @@ class LaneHearing:
   config: ModelConfig
   mel: MelConfig
   beside: int = 0  # positions to both sides of a block's that `sequence` gives, too
+  excited: bool = False  # whether the excitation is heard
 
   @property
   def lanes(self) -> int:
@@ -93,23 +93,47 @@ class LaneHearing:
     used_J = known_SxJ.any(axis=0)
     return offsets_J[used_J], known_SxJ[:, used_J]
 
+  @functools.cached_property
+  def reach(self) -> np.ndarray:
+    """Offsets from a sample of the excitation that it is heard in, and that it hears."""
+    return excitation.reach(self.lanes, self.step)
+
+  @property
+  def _near(self) -> slice:
+    """Those of `reach` of which ê itself is heard."""
+    before, after = NEAR
+    first, end = np.searchsorted(self.reach, (-before, after + 1))
+    return slice(int(first), int(end))
+
+  @property
+  def own_width(self) -> int:
+    """The first of K inputs, which mean for each lane something of its own."""
+    return 2 * len(self.neighbours[0]) + 2 + self.excited * excitation.EXPECTED
+
   @property
   def width(self) -> int:
     """K: inputs."""
-    return 2 * len(self.neighbours[0]) + 2
+    near = self._near.stop - self._near.start
+    return self.own_width + self.excited * (excitation.CORRELATIONS + 2 * near)
 
   def mask(self) -> np.ndarray:
     """SxK: 1 where a lane knows the input."""
     known_SxJ = self.neighbours[1]
-    return np.concatenate([known_SxJ, known_SxJ, np.ones((self.lanes, 2))], axis=1,
-                          dtype=np.float32)
+    mask_SxK = np.ones((self.lanes, self.width), np.float32)
+    mask_SxK[:, :2 * known_SxJ.shape[1]] = np.tile(known_SxJ, 2)
+    return mask_SxK
 
   # How far it reaches, in positions
 
   @property
   def _residuals_around(self) -> tuple[int, int]:
     """Positions before and after a block's whose residuals are heard."""
-    before, after = self._positions(self.neighbours[0])
+    offsets = self.neighbours[0]
+    if self.excited:
+      # What is heard at one end of the reach, of a sample at the other.
+      far = self.reach[-1] - self.reach[0]
+      offsets = np.union1d(offsets, (-far, far))
+    before, after = self._positions(offsets)
     return before + self.beside, after + self.beside
 
   @property
@@ -152,7 +176,7 @@ class LaneHearing:
     """
     before, after = self._residuals_around
     row_NxS = self.rows(np.arange(-before, positions + after)[:, None])
-    filters = self.filters(mel_BxFxM)
+    filters, spread = self.filters(mel_BxFxM)
     predicted_TxB, x_TxB, scale_TxB = self._residuals(
         pcm_BxN, filters, row_NxS.ravel(), self.lanes * (self.around[0] - before))
     z_TxB = hearing.over_scale(x_TxB, scale_TxB)
@@ -165,8 +189,13 @@ class LaneHearing:
     z_IxSxBxJ = jnp.stack([folded(z_TxB, first + d) for d in self.neighbours[0]], axis=-1)
     predicted, x, scale = (folded(a, first) for a in (predicted_TxB, x_TxB, scale_TxB))
     last_IxSxB = folded(pcm_BxN.T, self.lanes * (self.around[0] - self.beside - 1))
-    at_IxS = row_NxS[before - self.beside:][:given]
+    block = slice(before - self.beside, before - self.beside + given)
+    at_IxS = row_NxS[block]
     inputs = self._inputs(z_IxSxBxJ, last_IxSxB, predicted, filters.level[at_IxS])
+    if self.excited:
+      z_NxSxB = z_TxB.reshape(*row_NxS.shape, -1)
+      e_IxSxBxK = excitation.sequence(z_NxSxB[..., None] * spread.g[row_NxS])[block]
+      inputs = self._add_excitation(inputs, e_IxSxBxK, jax.tree.map(lambda a: a[at_IxS], spread))
     return Heard(inputs, x, scale)
 
   def _residuals(self, pcm_BxN, filters: prediction.Filter, row_T, first: int):
@@ -184,14 +213,24 @@ class LaneHearing:
     return jnp.concatenate([z_NxJ, jnp.abs(z_NxJ), jnp.clip(
         waveform_Nx2, -hearing.BOUND, hearing.BOUND)], axis=-1)
 
-  def filters(self, mel_BxFxM) -> prediction.Filter:
+  def _add_excitation(self, inputs_NxK, e_NxK, spread: excitation.Spread):
+    expected_NxE, correlations_NxC = excitation.inputs(e_NxK, spread)
+    near = jnp.clip(e_NxK[..., self._near], -hearing.BOUND, hearing.BOUND)
+    return jnp.concatenate(
+        [inputs_NxK, expected_NxE, correlations_NxC, near, jnp.abs(near)], axis=-1)
+
+  def filters(self, mel_BxFxM) -> LaneFilter:
     """Filters of frames and lanes, leading axes (F·S)xB."""
     frames_BxFxM = _inner(mel_BxFxM, self.margin - self._own_margin)
     frames_FxBxM = prediction.outlast(frames_BxFxM.swapaxes(0, 1), self.mel)
     offsets_D, known_SxD = self.known
-    found = prediction.spectral_filter(frames_FxBxM, known_SxD, offsets_D, self.mel)
-    return jax.tree.map(
-        lambda a: a.swapaxes(1, 2).reshape(-1, a.shape[1], *a.shape[3:]), found)
+    if self.excited:
+      found = excitation.filters(frames_FxBxM, known_SxD, offsets_D, self.reach,
+                                 self.config.taps, self.mel)
+    else:
+      found = prediction.spectral_filter(frames_FxBxM, known_SxD, offsets_D, self.mel), None
+    return LaneFilter(*jax.tree.map(
+        lambda a: a.swapaxes(1, 2).reshape(-1, a.shape[1], *a.shape[3:]), found))
 
   def rows(self, position_IxS, lag: int = 0) -> np.ndarray:
     """Rows of `filters` of all lanes at positions that count from a frame boundary, IxS.
@@ -202,54 +241,43 @@ class LaneHearing:
     frame_IxS = prediction.nearest_frame(self.lanes * position_IxS + lane_S, self.mel)
     return (frame_IxS + self._own_margin + lag - 1) * self.lanes + lane_S
 
-  # Sampling: lane s is at row delay + lead − s·Δ of the tape
+  # Sampling
 
-  @property
-  def delay(self) -> int:
-    """Positions by which the last lane is behind the first."""
-    return (self.lanes - 1) * self.step
+  @functools.cached_property
+  def layout(self) -> lane_tape.Layout:
+    """Of the tape, which has all that any lane hears."""
+    reaches = [self._positions(offsets) for offsets in (
+        self.known[0], self.neighbours[0], *[self.reach] * self.excited)]
+    lead, ahead = np.max(reaches, axis=0)
+    return lane_tape.Layout(self.lanes, self.step, int(lead), int(ahead))
 
-  @property
-  def _lead(self) -> int:
-    """Positions of the tape before that of the last lane."""
-    return max(self._positions(self.known[0])[0], self._positions(self.neighbours[0])[0])
-
-  def start(self, batch: int) -> Tape:
+  def start(self, batch: int) -> lane_tape.Tape:
     """Silence."""
-    ahead = max(self._positions(self.known[0])[1], self._positions(self.neighbours[0])[1])
-    samples = self.lanes * (self._lead + self.delay + 1 + ahead)
-    return Tape(jnp.zeros((batch, samples), jnp.int16), jnp.zeros((batch, samples), jnp.float32))
+    return self.layout.start(batch, self.excited)
 
-  def _at(self, offsets) -> np.ndarray:
-    """Where in the tape samples stand at these offsets from each lane's own, SxD."""
-    lane = np.arange(self.lanes)
-    own_S = self.lanes * (self._lead + self.delay - lane * self.step) + lane
-    return own_S[:, None] + offsets
-
-  def before(self, tape: Tape, filters: prediction.Filter):
+  def before(self, tape: lane_tape.Tape, filters: LaneFilter):
     """Inputs SxBxK of the lanes' next samples, and their p̂ SxB."""
-    offsets_D, _ = self.known
-    first_S = self._at(offsets_D[:1])[:, 0]
-    window_SxBxD = jnp.stack([tape.pcm[:, a:a + len(offsets_D)] for a in first_S])
-    predicted_SxB = prediction.predict(filters.taps, filters.shift, window_SxBxD)
-    z_SxBxJ = tape.residual[:, self._at(self.neighbours[0])].swapaxes(0, 1)
-    last_SxB = tape.pcm[:, self._at([-self.lanes])[:, 0]].T
-    return self._inputs(z_SxBxJ, last_SxB, predicted_SxB, filters.level), predicted_SxB
+    (linear, spread), at = filters, self.layout.at
+    predicted_SxB = prediction.predict(
+        linear.taps, linear.shift, self.layout.windows(tape.pcm, self.known[0]))
+    z_SxBxJ = tape.residual[:, at(self.neighbours[0])].swapaxes(0, 1)
+    last_SxB = tape.pcm[:, at([-self.lanes])[:, 0]].T
+    inputs_SxBxK = self._inputs(z_SxBxJ, last_SxB, predicted_SxB, linear.level)
+    if self.excited:
+      e_SxBxK = self.layout.windows(tape.excitation, self.reach)
+      inputs_SxBxK = self._add_excitation(inputs_SxBxK, e_SxBxK, spread)
+    return inputs_SxBxK, predicted_SxB
 
-  def after(self, tape: Tape, x_SxB, live_SxB, predicted_SxB, filters: prediction.Filter):
-    """The samples of drawn residuals, silent where not live, and the next tape."""
+  def after(self, tape: lane_tape.Tape, x_SxB, live_SxB, predicted_SxB, filters: LaneFilter):
+    """The next tape, with the samples of drawn residuals, silent where not live."""
     pcm_SxB = jnp.where(live_SxB, prediction.decode(x_SxB, predicted_SxB), 0).astype(jnp.int16)
-    z_SxB = hearing.over_scale(prediction.encode(pcm_SxB, predicted_SxB), filters.scale)
-    at_S = self._at([0])[:, 0]
-
-    def moved(a_BxN, new_SxB):
-      return jnp.pad(a_BxN.at[:, at_S].set(new_SxB.T)[:, self.lanes:], ((0, 0), (0, self.lanes)))
-    return Tape(moved(tape.pcm, pcm_SxB), moved(tape.residual, z_SxB))
-
-  def drawn(self, tape: Tape):
-    """BxS: the position that the last lane has just completed."""
-    first = self.lanes * (self._lead - 1)
-    return tape.pcm[:, first:first + self.lanes]
+    z_SxB = hearing.over_scale(prediction.encode(pcm_SxB, predicted_SxB), filters.linear.scale)
+    excited_BxN = tape.excitation
+    if self.excited:
+      pushed_SxBxK = z_SxB[..., None] * filters.spread.g
+      excited_BxN = self.layout.add(excited_BxN, pushed_SxBxK, self.reach)
+    return self.layout.moved(lane_tape.Tape(
+        self.layout.put(tape.pcm, pcm_SxB), self.layout.put(tape.residual, z_SxB), excited_BxN))
 
 
 def coarse_over_scale(coarse, scale):

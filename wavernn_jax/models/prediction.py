@@ -97,15 +97,21 @@ def spectral_filter(mel_NxM, known_LxD, offsets_D, mel: MelConfig) -> Filter:
     A Filter with leading axes [..., L]; taps of what is not known are 0.
   """
   with jax.enable_x64(True):
-    lags = max(-offsets_D[0], offsets_D[-1] - offsets_D[0] + len(known_LxD) - 1)
-    r_NxK = autocorrelation(mel_NxM.astype(jnp.float64), int(lags), mel)
-    r_NxK = without_window(r_NxK, mel)
-    if _is_past(offsets_D, known_LxD):
-      w_NxD, v_N, _ = levinson(r_NxK, len(offsets_D))
+    r_NxK = signal_autocorrelation(mel_NxM, known_LxD, offsets_D, mel)
+    taps = len(offsets_D)
+    if known_LxD.all() and (len(known_LxD), *offsets_D[[0, -1]]) == (1, -taps, -1):
+      w_NxD, v_N, _ = levinson(r_NxK, taps)
       w_NxLxD, v_NxL = w_NxD[..., None, :], v_N[..., None]
     else:
       w_NxLxD, v_NxL = solve(r_NxK, offsets_D, known_LxD)
     return filter_of(w_NxLxD, v_NxL, jnp.broadcast_to(r_NxK[..., :1], v_NxL.shape), mel)
+
+
+def signal_autocorrelation(mel_NxM, known_LxD, offsets_D, mel: MelConfig, lags: int = 0):
+  """r of the signal, without the window, with all lags that `solve` takes, or more: float64."""
+  least = max(-offsets_D[0], offsets_D[-1] - offsets_D[0] + len(known_LxD) - 1)
+  r_NxK = autocorrelation(mel_NxM.astype(jnp.float64), int(max(least, lags)), mel)
+  return without_window(r_NxK, mel)
 
 
 def filter_of(w_NxD, v_N, r_N, mel: MelConfig) -> Filter:
@@ -118,12 +124,6 @@ def _size(power_N, mel: MelConfig):
   window = np.square(audio.hann(mel.window)).sum()
   # A sample is rounded to an integer: nothing is smaller than that.
   return jnp.sqrt(power_N * (_FULL_SCALE**2 / window) + 1 / 12).astype(jnp.float32)
-
-
-def _is_past(offsets_D, known_LxD) -> bool:
-  """Whether there is one lane, which knows all last samples."""
-  return (len(known_LxD) == 1 and bool(known_LxD.all())
-          and np.array_equal(offsets_D, offsets(len(offsets_D))))
 
 
 def autocorrelation(mel_NxM, lags: int, mel: MelConfig):

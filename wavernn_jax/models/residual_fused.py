@@ -15,7 +15,7 @@ The state of teacher forcing is a dict: `h` BxH before the first step of a block
   index  B      steps done
   end    B      length of the utterance in samples, or no limit
   h      BxH
-  pcm, residual  of `lane_hearing.Tape`
+  pcm, residual, excitation  of `lane_tape.Tape`
 """
 
 import functools
@@ -34,6 +34,7 @@ from wavernn_jax.models import (
   fused,
   hearing,
   lane_hearing,
+  lane_tape,
   prediction,
   residual_lanes,
   skew,
@@ -107,18 +108,21 @@ class ResidualFused(residual_lanes.ResidualLanes, fused.Fused):
     own_4xWxSxBx2 = jnp.stack([jnp.zeros((*scale.shape, context.INPUTS), scale.dtype), *[
         _unfinished(nibbles_4xWxSxB, k, scale) for k in range(1, NIBBLES)]])
     own_WxBx4xSx2 = own_4xWxSxBx2.transpose(1, 3, 0, 2, 4)
-    x_WxBxH = self._add_heard(params, x_WxBxH, inputs)
+    x_WxBxH = self._add_heard(self._heard_weights(params), x_WxBxH, inputs)
     x_WxBxH = tuple(fused.add_own(x, own_WxBx4xSx2.astype(x.dtype), w) for x, w in zip(
         x_WxBxH, self._own_weights(params), strict=True))
     return cell.scan(self.rnn.recurrent(params), x_WxBxH, h_BxH.astype(x_WxBxH[0].dtype))
 
-  def _add_heard(self, params, x, inputs_NxSxBxK):
+  def _heard_weights(self, params):
+    """[S·K, H] of each gate; of what a lane does not know, zero."""
+    return jnp.split(params['previous'] * self.hearing.mask().reshape(-1, 1), 3, axis=1)
+
+  def _add_heard(self, heard_weights, x, inputs_NxSxBxK):
     """Gate inputs [.., B, H] with what all lanes hear."""
     inputs_NxBxE = jnp.moveaxis(inputs_NxSxBxK, -3, -2)
     inputs_NxBxE = inputs_NxBxE.reshape(*inputs_NxBxE.shape[:-2], -1)
-    weights_ExG = params['previous'] * self.hearing.mask().reshape(-1, 1)
-    return tuple(v + inputs_NxBxE.astype(v.dtype) @ w for v, w in zip(
-        x, jnp.split(weights_ExG, 3, axis=1), strict=True))
+    return tuple(v + inputs_NxBxE.astype(v.dtype) @ w
+                 for v, w in zip(x, heard_weights, strict=True))
 
   def _priors(self, params, nibbles_IxSxBx4, scale_IxSxB):
     """Slopes 4xSxIxB and ramps 4xSxV."""
@@ -139,8 +143,8 @@ class ResidualFused(residual_lanes.ResidualLanes, fused.Fused):
     x_WxBxH = self._conditioning(params, self.hearing.stack_frames(mel_BxFxM), samples)
     step = functools.partial(
         self._step, params, products.loop_product(self.rnn.recurrent(params), len(keys_Bx2)),
-        self.hearing.filters(mel_BxFxM), temperatures)
-    tape = lane_hearing.Tape(state['pcm'], state['residual'])
+        self._heard_weights(params), self.hearing.filters(mel_BxFxM), temperatures)
+    tape = lane_tape.Tape(*(state[name] for name in lane_tape.Tape._fields))
     (h_BxH, tape), pcm_WxBxS = lax.scan(
         step, (state['h'], tape),
         ([x[:steps] for x in x_WxBxH], skew.uniforms(keys_Bx2, time_WxSxB, NIBBLES),
@@ -149,12 +153,12 @@ class ResidualFused(residual_lanes.ResidualLanes, fused.Fused):
     return pcm_WxBxS.swapaxes(0, 1).reshape(-1, samples), state | {
         'index': state['index'] + steps, 'h': h_BxH, **tape._asdict()}
 
-  def _step(self, params, recurrent, filters, temperatures, carry, at_w):
+  def _step(self, params, recurrent, heard_weights, filters, temperatures, carry, at_w):
     """The body of the scan of `sample`: the nibbles of all lanes, the highest first."""
     (h_BxH, tape), (x, uniform_4xZ, live_SxB, row_S) = carry, at_w
     at = jax.tree.map(lambda f: f[row_S], filters)
     inputs_SxBxK, predicted_SxB = self.hearing.before(tape, at)
-    x = [jnp.split(v, NIBBLES, axis=1) for v in self._add_heard(params, x, inputs_SxBxK)]
+    x = [jnp.split(v, NIBBLES, axis=1) for v in self._add_heard(heard_weights, x, inputs_SxBxK)]
     g_BxG = recurrent(h_BxH)  # once, for all nibbles
     # What leaves a sample silent.
     silent_4xSxB = jnp.moveaxis(fused.split_nibbles(
@@ -163,11 +167,11 @@ class ResidualFused(residual_lanes.ResidualLanes, fused.Fused):
     for k in range(NIBBLES):
       x_k = [v[k] for v in x]
       if k:
-        own_BxSx2 = _unfinished(nibbles, k, at.scale).swapaxes(0, 1)
+        own_BxSx2 = _unfinished(nibbles, k, at.linear.scale).swapaxes(0, 1)
         x_k = [fused.add_own(v, own_BxSx2, w[:, k])
                for v, w in zip(x_k, self._own_weights(params), strict=True)]
       parts.append(cell.part(g_BxG, h_BxH, x_k, k, NIBBLES))
-      slope_SxB = _slopes(params['prior'][:, None], at.scale,
+      slope_SxB = _slopes(params['prior'][:, None], at.linear.scale,
                           nibbles[0] >= VALUES // 2 if k else None)[min(k, 1)]
       logits_ZxV = jnp.concatenate([
           likelihood.layer_logits(params['outputs'][str(s)][str(k)], y_BxQ,
@@ -177,7 +181,7 @@ class ResidualFused(residual_lanes.ResidualLanes, fused.Fused):
       nibbles.append(jnp.where(live_SxB, drawn_Z.reshape(live_SxB.shape), silent_4xSxB[k]))
     residual_SxB = fused.join_nibbles(nibbles).astype(jnp.int16)
     tape = self.hearing.after(tape, residual_SxB, live_SxB, predicted_SxB, at)
-    return (jnp.concatenate(parts, axis=1), tape), self.hearing.drawn(tape)
+    return (jnp.concatenate(parts, axis=1), tape), self.hearing.layout.drawn(tape)
 
 
 def _slopes(log_ratio, scale, positive):

@@ -2,9 +2,15 @@
 
 As models/subscale.py, with two differences: the residual x_t = s_t − p̂_t is coded in place
 of s_t, its logits starting from a Laplace density of the scale that the spectrogram expects;
-and no context network stands between the lanes. What a lane hears of the others, through
-linear weights of its own, are residuals. So a step needs no block of positions: Δ = F + 1
-as in the paper, and sampling is one scan over steps.
+and no context network stands between the lanes. What a lane hears of the others are
+residuals and the excitation that they tell of, y_s:
+
+    x = V relu((U + U_s) y_s + a_s) + b_s        gate inputs, U and U_s of E = P/2 outputs
+
+The excitation means the same to all lanes, so U learns from all of them; U_s is of those inputs
+alone that do not. Weights of its own for each gate, S·K·3H of them, code no better and would be
+more than all the others. A step needs no block of positions: Δ = F + 1 as in the paper, and
+sampling is one scan over steps.
 
 The state of teacher forcing is a dict: `h` SxBxH and `pcm`, the last `past` samples. That
 of sampling:
@@ -12,7 +18,7 @@ of sampling:
   index     B     steps done
   end       B     length of the utterance in samples, or no limit
   h         SxBxH of each lane at its own position
-  pcm, residual   of `lane_hearing.Tape`
+  pcm, residual, excitation   of `lane_tape.Tape`
 """
 
 import functools
@@ -25,17 +31,31 @@ import numpy as np
 
 from wavernn_jax import audio, draw, likelihood, products
 from wavernn_jax.config import MelConfig, ModelConfig
-from wavernn_jax.models import cell, conditioning, hearing, lane_hearing, skew, subscale, wavernn
+from wavernn_jax.models import (
+  cell,
+  conditioning,
+  hearing,
+  lane_hearing,
+  lane_tape,
+  skew,
+  subscale,
+  wavernn,
+)
 from wavernn_jax.models.system import Timing
 
 
 class _Parameters(wavernn.Recurrence):
 
-  def __init__(self, config: ModelConfig, mel: MelConfig, rngs: nnx.Rngs, inputs: int):
+  def __init__(self, config: ModelConfig, mel: MelConfig, rngs: nnx.Rngs,
+               heard: lane_hearing.LaneHearing):
     super().__init__(config, mel, rngs)
-    lanes, half = config.lanes, config.units // 2
-    small = nnx.initializers.normal(0.1)
-    self.previous = nnx.Param(small(rngs.params(), (lanes, inputs, 3 * config.units)))
+    lanes, half, features = config.lanes, config.units // 2, max(1, config.projection // 2)
+    small, layer = nnx.initializers.normal(0.1), nnx.initializers.normal(features**-0.5)
+    self.heard = nnx.Dict({
+        'kernel': nnx.Param(layer(rngs.params(), (heard.width, features))),
+        'own': nnx.Param(jnp.zeros((lanes, heard.own_width, features))),
+        'bias': nnx.Param(jnp.zeros((lanes, features)))})
+    self.previous = nnx.Param(small(rngs.params(), (features, 3 * config.units)))
     self.lane = nnx.Param(jnp.zeros((lanes, 3 * config.units)))
     self.coarse = nnx.Param(small(rngs.params(), (3, half)))
     self.prior = nnx.Param(jnp.full((lanes,), hearing.PRIOR))
@@ -45,12 +65,7 @@ class _Parameters(wavernn.Recurrence):
 
 
 class ResidualLanes(subscale.Lanes):
-  """What models of lanes that code residuals share."""
-
-  @functools.cached_property
-  def hearing(self) -> lane_hearing.LaneHearing:
-    """What the lanes hear, and of what their bytes are."""
-    return lane_hearing.LaneHearing(self.config, self.mel)
+  """What models of lanes that code residuals share, of a subclass's `hearing`."""
 
   def frames(self, samples: int) -> int:
     return -(-samples // self.mel.hop) + 2 * self.timing.margin
@@ -72,16 +87,21 @@ class ResidualSubscale(ResidualLanes):
   """The model."""
 
   @functools.cached_property
+  def hearing(self) -> lane_hearing.LaneHearing:
+    """What the lanes hear, and of what their bytes are."""
+    return lane_hearing.LaneHearing(self.config, self.mel, excited=True)
+
+  @functools.cached_property
   def timing(self) -> Timing:
     before, after = self.hearing.around
     return Timing(margin=self.hearing.margin, lanes=self.lanes, past=self.lanes * before,
-                  ahead=self.lanes * after, delay=self.lanes * self.hearing.delay,
+                  ahead=self.lanes * after, delay=self.lanes * self.hearing.layout.delay,
                   lag=skew.lag(self.config, self.mel))
 
   def init(self, seed: int):
     """Parameters drawn from a seed."""
     return wavernn.parameters(
-        _Parameters(self.config, self.mel, nnx.Rngs(seed), self.hearing.width))
+        _Parameters(self.config, self.mel, nnx.Rngs(seed), self.hearing))
 
   def crop_state(self, past_BxN):
     """The state at the start of a crop that `past` samples are known to precede."""
@@ -130,7 +150,7 @@ class ResidualSubscale(ResidualLanes):
 
   def states(self, params, h_SxBxH, x_IxSxBxH, inputs_IxSxBxK, current_IxSxBx1):
     """States of all lanes from the gate inputs of the conditioning and what is heard."""
-    x_IxSxBxH = self._add_heard(params, x_IxSxBxH, inputs_IxSxBxK)
+    x_IxSxBxH = self._add_heard(self._heard_weights(params), x_IxSxBxH, inputs_IxSxBxK)
     x_IxSxBxH = tuple(
         conditioning.add_inputs(x, current_IxSxBx1.astype(x.dtype), w[None])
         for x, w in zip(x_IxSxBxH, self._coarse_weights(params), strict=True))
@@ -139,13 +159,22 @@ class ResidualSubscale(ResidualLanes):
   def _current(self, coarse, scale):
     return lane_hearing.coarse_over_scale(coarse, scale)[..., None]
 
-  def _add_heard(self, params, x, inputs_NxSxBxK):
-    """Gate inputs [.., S, B, H] with what each lane hears through its own weights."""
-    weights_SxKxG = params['previous'] * self.hearing.mask()[..., None]
-    weights, biases = (jnp.split(p, 3, axis=-1) for p in (weights_SxKxG, params['lane']))
-    return tuple(
-        v + jnp.einsum('...sbk,skh->...sbh', inputs_NxSxBxK.astype(v.dtype), w) + b[:, None]
-        for v, w, b in zip(x, weights, biases, strict=True))
+  def _heard_weights(self, params):
+    """U + U_s [S, K, E], 0 for what a lane does not know, a_s; of each gate V [E, H] and b_s."""
+    heard = params['heard']
+    own_SxKxE = jnp.pad(heard['own'], ((0, 0), (0, len(heard['kernel']) - heard['own'].shape[1]),
+                                       (0, 0)))
+    kernel_SxKxE = (heard['kernel'] + own_SxKxE) * self.hearing.mask()[..., None]
+    gates = [jnp.split(params[name], 3, axis=-1) for name in ('previous', 'lane')]
+    return (kernel_SxKxE, heard['bias'][:, None]), tuple(zip(*gates, strict=True))
+
+  def _add_heard(self, heard_weights, x, inputs_NxSxBxK):
+    """Gate inputs [.., S, B, H] with what each lane hears."""
+    (kernel_SxKxE, bias_Sx1xE), gates = heard_weights
+    inputs_NxSxBxK = inputs_NxSxBxK.astype(x[0].dtype)
+    features = jax.nn.relu(
+        jnp.einsum('...sbk,ske->...sbe', inputs_NxSxBxK, kernel_SxKxE) + bias_Sx1xE)
+    return tuple(v + features @ w + b[:, None] for v, (w, b) in zip(x, gates, strict=True))
 
   def _coarse_weights(self, params):
     """Weights 3xH of the coarse byte on each gate; those on its own half are zero."""
@@ -177,19 +206,19 @@ class ResidualSubscale(ResidualLanes):
         self.hearing.rows(time_WxS // self.lanes, self.timing.lag))
     step = functools.partial(
         self._step, params, products.loop_product(self.rnn.recurrent(params), time_WxSxB[0].size),
-        self.hearing.filters(mel_BxFxM), temperatures)
-    tape = lane_hearing.Tape(state['pcm'], state['residual'])
+        self._heard_weights(params), self.hearing.filters(mel_BxFxM), temperatures)
+    tape = lane_tape.Tape(*(state[name] for name in lane_tape.Tape._fields))
     (h_SxBxH, tape), pcm_WxBxS = lax.scan(step, (state['h'], tape), at_steps, unroll=unroll)
     return pcm_WxBxS.swapaxes(0, 1).reshape(-1, samples), state | {
         'index': state['index'] + steps, 'h': h_SxBxH, **tape._asdict()}
 
-  def _step(self, params, recurrent, filters, temperatures, carry, at_w):
+  def _step(self, params, recurrent, heard_weights, filters, temperatures, carry, at_w):
     """The body of the scan of `sample`: a sample of each lane."""
     (h_SxBxH, tape), (x, uniform_2xZ, live_SxB, row_S) = carry, at_w
     shape = live_SxB.shape
     at = jax.tree.map(lambda f: f[row_S], filters)
     inputs_SxBxK, predicted_SxB = self.hearing.before(tape, at)
-    x = self._add_heard(params, x, inputs_SxBxK)
+    x = self._add_heard(heard_weights, x, inputs_SxBxK)
     h_ZxH = h_SxBxH.reshape(-1, self.config.units)
     g_ZxG = recurrent(h_ZxH)  # once, for both halves
 
@@ -202,10 +231,10 @@ class ResidualSubscale(ResidualLanes):
                                        self.config.compute_dtype, (slope_SxB.reshape(-1), ramp))
       return y_ZxQ, draw.categorical(logits, uniform_2xZ[i], temperatures[i]).reshape(shape)
 
-    y_coarse, coarse = half(0, x, self._priors(params, at.scale, np.zeros(shape, int)))
-    current = self._current(coarse, at.scale)
+    y_coarse, coarse = half(0, x, self._priors(params, at.linear.scale, np.zeros(shape, int)))
+    current = self._current(coarse, at.linear.scale)
     x = [v + current * w for v, w in zip(x, self._coarse_weights(params), strict=True)]
-    y_fine, fine = half(1, x, self._priors(params, at.scale, coarse))
+    y_fine, fine = half(1, x, self._priors(params, at.linear.scale, coarse))
     h_new = jnp.concatenate([y_coarse, y_fine], axis=1).reshape(h_SxBxH.shape)
     tape = self.hearing.after(tape, audio.join_bytes(coarse, fine), live_SxB, predicted_SxB, at)
-    return (jnp.where(live_SxB[..., None], h_new, h_SxBxH), tape), self.hearing.drawn(tape)
+    return (jnp.where(live_SxB[..., None], h_new, h_SxBxH), tape), self.hearing.layout.drawn(tape)

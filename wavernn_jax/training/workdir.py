@@ -10,7 +10,8 @@ from wavernn_jax import config as config_lib, files
 from wavernn_jax.config import Config
 from wavernn_jax.errors import InputError
 
-_VERSION = 2  # of run.json; the first, without a number, had another prediction of the samples
+# Of run.json; 1, without a number, had another prediction, 2 and 3 other weights of lanes.
+_VERSION = 4
 # These may change between a stop and a resume: no weight depends on them, but for the
 # rounding of sums by train.accumulate.
 _FREE = ('config.data.dir', 'config.data.workers', 'config.data.cache_mb', 'config.data.check',
@@ -119,8 +120,14 @@ def read_config(workdir, of_weights: bool = False) -> Config:
 
 
 def _check_prediction(path: pathlib.Path, found: dict) -> None:
-  """Raises InputError for a run that codes residuals of an earlier prediction."""
-  if found['version'] < 2 and found['config'].get('model', {}).get('prediction') == 'spectral':
+  """Raises InputError for a run of an earlier prediction, or whose lanes hear otherwise."""
+  model, version = found['config'].get('model', {}), found['version']
+  if model.get('prediction') != 'spectral':
+    return
+  if version < 4 and model.get('kind') == 'subscale':
+    raise InputError(f'{path}: is of a run whose lanes hear through weights of an earlier form, '
+                     'which are not read any more; train it anew in another --workdir.')
+  if version < 2:
     raise InputError(
         f'{path}: is of a run that codes residuals of an earlier prediction, which is not '
         f'computed any more; a new run may begin with its weights: --config.init_from='
