@@ -55,6 +55,24 @@ def test_restore_gives_every_bit_that_was_saved(tmp_path, tiny_config, state):
       jax.tree.leaves(state['params']))
 
 
+def test_what_a_kill_left_of_a_save_is_gone_before_the_next_one_of_that_step(
+    tmp_path, tiny_config, state):
+  saved = checkpoints.Checkpoints(tmp_path)
+  saved.save(at(state, 1), {'batches': 1}, tiny_config)
+  saved.close()
+  for i in range(20):  # so many files that removing them takes longer than what comes next
+    torn = tmp_path / 'checkpoints' / '2.orbax-checkpoint-tmp' / f'{i}.orbax-checkpoint-tmp'
+    torn.mkdir(parents=True)
+    for j in range(100):
+      (torn / str(j)).touch()
+  saved = checkpoints.Checkpoints(tmp_path)
+  assert not (tmp_path / 'checkpoints' / '2.orbax-checkpoint-tmp').exists()
+  restored, _ = saved.resume(state)
+  saved.save(at(restored, 2), {'batches': 2}, tiny_config)
+  saved.close()
+  assert_same(checkpoints.Checkpoints(tmp_path).restore(state)[0], at(restored, 2))
+
+
 def test_steps_that_reuse_the_buffers_do_not_change_what_is_written(
     tmp_path, tiny_config, state):
   state = jax.device_put(state)

@@ -66,12 +66,23 @@ class Checkpoints:
     self._sealer = seals.Sealer()
     if self._writes:
       self._undo_replacement()
+      self._remove_unfinished()
     self._options = ocp.CheckpointManagerOptions(
         preservation_policy=_Kept(keep, self.best), create=not read_only, read_only=read_only,
-        cleanup_tmp_directories=not read_only, enable_async_checkpointing=True,
+        enable_async_checkpointing=True,
         # It is to write valid NLLs, not to read them: it stops at one that is damaged.
         best_fn=lambda metrics: metrics[_METRIC], lightweight_initialize=True)
     self._open()
+
+  def _remove_unfinished(self) -> None:
+    """Removes what a killed process left of saves.
+
+    Orbax would do so in a thread of its own, which each manager starts anew: two of them
+    removed the same folder, or one what was just being written.
+    """
+    for path in self._folder.iterdir() if self._folder.is_dir() else ():
+      if ocp.utils.is_tmp_checkpoint(path):
+        shutil.rmtree(path, ignore_errors=True)
 
   def _open(self) -> None:
     """Looks for the steps that there are."""
