@@ -77,8 +77,7 @@ class Checkpoints:
   def _remove_unfinished(self) -> None:
     """Removes what a killed process left of saves.
 
-    Orbax would do so in a thread of its own, which each manager starts anew: two of them
-    removed the same folder, or one what was just being written.
+    Each manager of orbax would do so in a thread of its own, and the next one's save may meet it.
     """
     for path in self._folder.iterdir() if self._folder.is_dir() else ():
       if ocp.utils.is_tmp_checkpoint(path):
