@@ -127,10 +127,13 @@ def assert_neither_batch_nor_threads_change_a_sample(sampler, mels):
       np.testing.assert_array_equal(a, b)
 
 
+WHOLE_FRAMES = 4  # the last one incomplete
+
+
 def assert_pieces_with_carried_state_are_the_whole(model):
   """`nats` of three pieces of an utterance whose last frame is incomplete."""
   hop = model.mel.hop
-  params, samples = parameters(model), 4 * hop - 1
+  params, samples = parameters(model), WHOLE_FRAMES * hop - 1
   pcm, mel = speech(model, samples)
   whole, _ = nats(model, params, pcm, mel)
   state, pieces = None, []

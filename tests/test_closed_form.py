@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+import utterances
 
 from experiments.benchmarks import closed_form
-from tests import utterances
 from wavernn_jax.errors import InputError
 from wavernn_jax.evaluation import linear_prediction
 
