@@ -10,7 +10,7 @@ update) and `tiny` (4 lanes, seconds on a CPU, for tests).
 A lane of the dense model's 960-sample crops would have 60 positions, fewer than the
 horizon of 64; the paper's model has crops four times as long and a quarter as many. The
 small one is that of `python -m experiments.sweeps.subscale`, where it reaches 5.69 nats/sample on
-the test split of kathleen24 (one seed so far): lanes that code residuals have no context network,
+the test split of kathleen24 (two seeds): lanes that code residuals have no context network,
 and a horizon of 8 is enough for them.
 """
 
